@@ -1,0 +1,45 @@
+# make demo         set up and run the main job on an embedded default
+# make test         set up and run lint, types, import contracts and tests
+# make test-latest  the tests on the newest transformers, onnx and numpy
+PYTHON ?= python3
+# More arguments for every pip install, such as an index with CPU builds of torch.
+PIP_ARGS ?=
+
+PIP = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+
+.PHONY: demo test test-latest lint clean
+
+demo: .venv-demo/installed
+	.venv-demo/bin/edgebert demo --output demo-run --force
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+test-latest: .venv-latest/installed
+	.venv-latest/bin/python -m pytest -n 2 --dist loadfile
+
+# Everything together: torch, transformers, onnx, onnxruntime, optimum, neural-compressor, click.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) -e '.[all,dev]'
+	touch $@
+
+# Without the two packages that hold the others back.
+.venv-latest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python $(PIP) --upgrade -e '.[dev]'
+	touch $@
+
+.venv-demo/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP) '.[demo]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-latest .venv-demo demo-run build *.egg-info

@@ -1,0 +1,228 @@
+"""The typed run configuration and its strict reader.
+
+A file in `export_configs/` is complete on its own. Unknown keys, wrong types and bad values are refused with the
+file, the key and what to write instead; `--set a.b=c` overrides one key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import msgspec
+import yaml
+
+from edgebert.errors import ConfigError, suggestion
+
+T = TypeVar("T")
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `train`: what is trained from, on what, and how fast.
+
+    Attributes:
+        model: Checkpoint folder or hub id of the encoder to start from.
+        data: Folder with train and validation files, or a hub id. None: must be given on the command line.
+        task: Name of a file in `edgebert/tasks`.
+        columns: Which column of the data is which field, such as {"text": "sentence"}.
+        max_length: Longest input in tokens, special tokens included.
+        batch_size: Rows per optimizer step on one device.
+        stage_epochs: Epochs of each of the method's stages, in order.
+        learning_rate: Peak learning rate of the encoder.
+        head_learning_rate_factor: Heads, exits and units learn this many times faster than the encoder.
+        warmup_share: Share of all steps with a rising learning rate, 0 to 1.
+        weight_decay: Decoupled weight decay of the weights that are not biases or norms.
+        tuning_rows: Rows held out of train to choose the default operating point.
+        max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
+            in hundredths.
+        precision: `auto` uses bf16 where the processor has it, else fp32.
+    """
+
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    data: str | None = None
+    task: str = "classification"
+    columns: dict[str, str] = msgspec.field(default_factory=dict)
+    max_length: int = 128
+    batch_size: int = 32
+    stage_epochs: tuple[float, ...] = (1.0,)
+    learning_rate: float = 5.0e-5
+    head_learning_rate_factor: float = 10.0
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    tuning_rows: int = 2000
+    max_drop_points: float = 0.5
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check(self.max_length >= 3, "max_length", "3 or more", self.max_length)
+        _check(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+        _check(
+            bool(self.stage_epochs) and min(self.stage_epochs) >= 0,
+            "stage_epochs",
+            "numbers of 0 or more",
+            self.stage_epochs,
+        )
+        _check(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
+        _check(0 <= self.warmup_share <= 1, "warmup_share", "0 to 1", self.warmup_share)
+        _check(self.tuning_rows >= 1, "tuning_rows", "1 or more", self.tuning_rows)
+
+
+class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `export`: how the graphs are made.
+
+    Attributes:
+        opset: ONNX operator set of every graph.
+        link: Put an exit that every row needs into the graph of the layer before it: one call instead of two.
+        whole_model: Write `onnx/model.onnx` too, for methods that have a whole-model form.
+        verify_samples: Random inputs on which torch and the bundle are compared before the bundle is published.
+        tolerance: Largest absolute difference of any answer that the comparison allows.
+    """
+
+    opset: int = 23
+    link: bool = True
+    whole_model: bool = True
+    verify_samples: int = 64
+    tolerance: float = 1.0e-4
+
+    def __post_init__(self) -> None:
+        _check(18 <= self.opset <= 23, "opset", "18 to 23", self.opset)
+        _check(self.verify_samples >= 1, "verify_samples", "1 or more", self.verify_samples)
+        _check(self.tolerance > 0, "tolerance", "more than 0", self.tolerance)
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration file.
+
+    Attributes:
+        method: The method's name under `name`, and its settings; their type is the method file's `Config`.
+        train: How it is trained.
+        export: How it is exported.
+    """
+
+    method: dict[str, Any]
+    train: TrainConfig = msgspec.field(default_factory=TrainConfig)
+    export: ExportConfig = msgspec.field(default_factory=ExportConfig)
+
+    @property
+    def method_name(self) -> str:
+        """The method's name, one of the files in `edgebert/methods`."""
+        return str(self.method["name"])
+
+    def method_settings(self) -> dict[str, Any]:
+        """Returns the method's settings without its name."""
+        return {key: value for key, value in self.method.items() if key != "name"}
+
+
+def read_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Reads one configuration file.
+
+    Args:
+        path: A YAML file.
+        overrides: `section.key=value` texts, applied in order; the value is read as YAML.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or a key or value in it is wrong.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected the sections method, train and export, got {type(tree).__name__}.")
+    for override in overrides:
+        _apply(tree, override)
+    return decode_config(tree, where=str(path))
+
+
+def decode_config(tree: Any, *, where: str) -> RunConfig:
+    """Turns plain data into a checked configuration; `where` names its source in messages."""
+    config = decode(tree, RunConfig, where=where)
+    if not isinstance(config.method.get("name"), str):
+        raise ConfigError(f"{where}: method.name: expected the name of a method, such as dact_bert.")
+    return config
+
+
+def decode(tree: Any, kind: type[T], *, where: str, prefix: str = "") -> T:
+    """Turns plain data into a checked value of a type.
+
+    Args:
+        tree: Plain data, as YAML or JSON gives it.
+        kind: The struct to make.
+        where: The source, for messages.
+        prefix: Path of the data inside its source, such as `method.`.
+
+    Raises:
+        ConfigError: A key is unknown, or a value has the wrong type or range.
+    """
+    try:
+        return msgspec.convert(tree, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(str(error), tree, kind, prefix)}") from error
+
+
+def _explain(message: str, tree: Any, kind: Any, prefix: str) -> str:
+    """Rewords a validation message: the key's path first, and the nearest known key when it is unknown."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
+    if "unknown field" in text:
+        name = text.split("`")[1]
+        for part in [part for part in path.split(".") if part]:
+            key, is_entry, _ = part.partition("[")
+            kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
+            kind = get_args(kind)[-1] if is_entry else kind  # dict[str, value]
+        fields = [field.name for field in msgspec.structs.fields(kind)]
+        full = f"{prefix}{path + '.' if path else ''}{name}"
+        return f"unknown key {full!r}.{suggestion(name, fields)}"
+    value = tree
+    for part in [part for part in path.split(".") if part and "[" not in part]:
+        value = value.get(part) if isinstance(value, dict) else None
+    hint = ""
+    if isinstance(value, str) and "float" in text:
+        hint = f" (got the text {value!r}: YAML reads 1e-5 as text, write 1.0e-5)"
+    return f"{prefix}{path}: {text[0].lower()}{text[1:]}{hint}" if path else f"{text[0].lower()}{text[1:]}"
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Sets one key of the tree from a `section.key=value` text."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: expected key=value, such as train.batch_size=16.")
+    parts = path.split(".")
+    node: Any = tree
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {part!r} is a value, not a section.")
+    node[parts[-1]] = _read_value(text, override)
+
+
+def with_train(config: RunConfig, **changes: object) -> RunConfig:
+    """Returns the configuration with some keys of its section `train` replaced; None leaves one as it is."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, **given))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Splits `knob=value` and reads the value as YAML.
+
+    Raises:
+        ConfigError: There is no `=`, or the value is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {text}: expected knob=value, such as threshold=0.9.")
+    return name, _read_value(value, text)
+
+
+def _read_value(text: str, setting: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _check(is_valid: bool, key: str, expected: str, got: object) -> None:
+    if not is_valid:
+        raise ValueError(f"{key}: expected {expected}, got {got}")

@@ -1,0 +1,297 @@
+"""Reads labelled texts from files, folders of files and hub data sets.
+
+A table has the columns `text`, `label` and, for sentence pairs, `text_pair`; other columns are ignored. TSV
+is split on tabs and knows no quotes: any text without tabs and line ends can stand in it. CSV is quoted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgebert.errors import ConfigError, DataError, require, suggestion
+
+FIELDS = ("text", "text_pair", "label")
+_VALIDATION_NAMES = ("validation", "dev", "valid", "val")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One input and, where it is known, its label.
+
+    Attributes:
+        text: The text, or the first of two. May be empty.
+        text_pair: The second text of a sentence pair. None: a single text.
+        label: The label's name. None: not labelled.
+    """
+
+    text: str
+    text_pair: str | None = None
+    label: str | None = None
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A row as a format gives it: its cells by column, where it stands, and where its columns are named."""
+
+    cells: Mapping[str, object]
+    where: str
+    named_at: str
+
+
+def read_examples(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    require_labels: bool = True,
+) -> list[Example]:
+    """Reads all examples of a source, in its order.
+
+    Either all examples have a second text or none has. Whole numbers as labels become text; `true` and
+    `false` become "true" and "false"; an empty label, null, or -1 as the hub's class is no label.
+
+    Args:
+        source: A .tsv, .csv, .jsonl, .parquet or .txt file (.txt: one text a line, no labels); a folder that
+            holds one such table for each split; or a hub id such as `nyu-mll/glue:mrpc`, whose part after the
+            colon is its configuration. The network is used only when no such path exists.
+        split: `train`, `validation` or `test`: which file of the folder or split of the hub data set. The
+            file of `validation` may be called dev, valid or val. Ignored for a file.
+        columns: The source's column for a field, such as {"text": "sentence"}. A field that is not named has
+            the column of its own name. Ignored for .txt.
+        require_labels: Whether an example without a label is an error.
+
+    Raises:
+        DataError: The source does not exist, cannot be read, or a row is malformed; names file and line.
+        ConfigError: `columns` has an unknown field, or the source needs a split and none is given.
+        MissingExtraError: A parquet file or a hub id, without the extra `hub`.
+    """
+    columns = dict(columns or {})
+    for field in columns:
+        if field not in FIELDS:
+            raise ConfigError(f"columns: unknown field {field!r}.{suggestion(field, FIELDS)}")
+    path = _find_file(source, split)
+    if path is not None and path.suffix.lower() == ".txt":
+        columns = {}
+        if require_labels:
+            raise _malformed(f"{path}:1", "labelled examples", "texts only (.txt)", "use a .tsv with a label column")
+    rows = _hub_rows(str(source), split) if path is None else _READERS[path.suffix.lower()](path)
+    required = {"text", *(columns.keys() - {"label"}), *(["label"] if require_labels else [])}
+    names = {field: columns.get(field, field) for field in FIELDS}
+    examples: list[Example] = []
+    for row in rows:
+        example = _example(row, names, required)
+        if examples and (example.text_pair is None) != (examples[0].text_pair is None):
+            got = "only one" if example.text_pair is None else "two texts"
+            raise _malformed(row.where, "as many texts as in the first row", got, "keep single texts and pairs apart")
+        examples.append(example)
+    if not examples:
+        raise _malformed(str(path or source), "at least one row", "none", "write one example a row")
+    return examples
+
+
+def _find_file(source: str | Path, split: str | None) -> Path | None:
+    """Returns the file to read, or None when the source is a hub id."""
+    path = Path(source)
+    if path.is_dir():
+        return _find_split(path, split)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        if isinstance(source, str) and suffix not in _READERS and _HUB_ID.fullmatch(source):
+            return None
+        raise DataError(f"{path}: no such file; check the path.")
+    if suffix not in _READERS:
+        endings = ", ".join(_READERS)
+        raise _malformed(str(path), f"a file ending in {endings}", suffix or "no ending", "rename or convert it")
+    return path
+
+
+def _find_split(folder: Path, split: str | None) -> Path:
+    """Returns the one file of the folder that holds the split."""
+    if split is None:
+        raise ConfigError(f"{folder}: is a folder: say which split to read (train, validation or test).")
+    stems = _VALIDATION_NAMES if split in _VALIDATION_NAMES else (split,)
+    suffixes = [suffix for suffix in _READERS if suffix != ".txt"]
+    found = [path for stem in stems for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
+    if not found:
+        expected = f"a file {split}{'|'.join(suffixes)}"
+        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise _malformed(str(folder), expected, present, "add the file, or pass it itself")
+    if len(found) > 1:
+        present = " and ".join(path.name for path in found)
+        raise _malformed(str(folder), f"one file for {split}", present, "keep one, or pass the file itself")
+    return found[0]
+
+
+def _example(row: _Row, names: Mapping[str, str], required: set[str]) -> Example:
+    """Checks one row and picks its fields; `required` are the fields that must have a column."""
+    for field in FIELDS:
+        if field in required and names[field] not in row.cells:
+            hint = suggestion(names[field], row.cells)
+            raise _malformed(
+                row.named_at,
+                f"a column {names[field]!r}",
+                ", ".join(row.cells) or "no column",
+                f"say in `columns` which one is the {field}{'.' + hint if 'Did you mean' in hint else ''}",
+            )
+    text, text_pair, label = (row.cells.get(names[field]) for field in FIELDS)
+    if not isinstance(text, str):
+        raise _malformed(row.where, f"{names['text']!r} to be text", _kind(text), "write it as text")
+    if text_pair is not None and not isinstance(text_pair, str):
+        raise _malformed(row.where, f"{names['text_pair']!r} to be text", _kind(text_pair), "write it as text")
+    label_text = _label_text(label, row.where)
+    if label_text is None and "label" in required:
+        raise _malformed(row.where, "a label", "none", "label the row or leave it out")
+    return Example(text, text_pair, label_text)
+
+
+def _label_text(label: object, where: str) -> str | None:
+    if label is None or label == "":
+        return None
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if not isinstance(label, str | int):
+        raise _malformed(where, "the label to be text, a whole number or a bool", _kind(label), "name the class")
+    return str(label)
+
+
+def _tsv_rows(path: Path) -> Iterator[_Row]:
+    return _table_rows(path, ((number, line.split("\t")) for number, line in _lines(path)))
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    return _table_rows(path, _csv_records(path))
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields each record with the number of its first line; a quoted cell may span lines."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    number = 1
+    try:
+        for record in reader:
+            yield number, record
+            number = reader.line_num + 1
+    except csv.Error as error:
+        cure = "put cells with quotes in quotes and double the quotes inside"
+        raise _malformed(f"{path}:{number}", "quoted CSV", str(error), cure) from error
+
+
+def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]]) -> Iterator[_Row]:
+    """Names the cells of each record after the first record."""
+    _, header = next(records)
+    names = ", ".join(header)
+    if len(set(header)) < len(header):
+        raise _malformed(f"{path}:1", "different column names", names, "rename the repeated one")
+    number = 1
+    for number, record in records:
+        where = f"{path}:{number}"
+        if len(record) != len(header):
+            expected = f"{len(header)} columns ({names})"
+            raise _malformed(where, expected, str(len(record)), "write one cell for each column")
+        yield _Row(dict(zip(header, record, strict=True)), where, f"{path}:1")
+    if number == 1:
+        raise _malformed(f"{path}:2", "at least one row below the header", "the end of the file", "add rows")
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        try:
+            cells = msgspec.json.decode(line)
+        except msgspec.DecodeError as error:
+            raise _malformed(where, "a JSON object", f"{line!r:.40} ({error})", "write one a line") from error
+        if not isinstance(cells, dict):
+            raise _malformed(where, "a JSON object", _kind(cells), "write one a line")
+        yield _Row(cells, where, where)
+
+
+def _text_rows(path: Path) -> Iterator[_Row]:
+    for number, line in _lines(path):
+        yield _Row({"text": line}, f"{path}:{number}", f"{path}:{number}")
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    arrow = require("pyarrow", extra="hub", purpose=f"reading {path}")
+    parquet = require("pyarrow.parquet", extra="hub", purpose=f"reading {path}")
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield _Row(cells, f"{path}: row {number}", str(path))
+    except (OSError, arrow.ArrowException) as error:
+        raise _malformed(str(path), "a parquet file", _one_line(error), "write it anew") from error
+
+
+def _hub_rows(source: str, split: str | None) -> Iterator[_Row]:
+    """Yields the rows of a hub data set, with the names of its classes for their numbers."""
+    if split is None:
+        raise ConfigError(f"{source}: is a hub data set: say which split to read (train, validation or test).")
+    datasets = require("datasets", extra="hub", purpose=f"reading the hub data set {source}")
+    name, _, configuration = source.partition(":")
+    try:
+        dataset = datasets.load_dataset(name, configuration or None, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        expected = f"an existing path, or a hub data set with the split {split!r}"
+        cure = "check the name, its :configuration, the split and the network"
+        raise _malformed(source, expected, _one_line(error), cure) from error
+    features = dataset.features.items()
+    classes = {column: kind.names for column, kind in features if isinstance(kind, datasets.ClassLabel)}
+    for number, cells in enumerate(dataset, start=1):
+        named = {column: _class_name(cells[column], names) for column, names in classes.items()}
+        yield _Row({**cells, **named}, f"{source} ({split}): row {number}", f"{source} ({split})")
+
+
+def _class_name(index: int | None, names: Sequence[str]) -> str | None:
+    # The hub marks rows whose class is withheld with -1.
+    return None if index is None or index < 0 else names[index]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields each line with its number; Unicode's other line separators stay inside the texts."""
+    lines = _read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        yield number, line.removesuffix("\r")
+
+
+def _read_text(path: Path) -> str:
+    """Returns the text of a file that is not empty, without a byte order mark."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        got = f"the byte 0x{error.object[error.start]:02x}"
+        raise _malformed(f"{path}:{number}", "UTF-8", got, "save the file as UTF-8") from error
+    if not text:
+        raise _malformed(f"{path}:1", "at least one row", "an empty file", "write one example a row")
+    return text
+
+
+def _malformed(where: str, expected: str, got: str, cure: str) -> DataError:
+    return DataError(f"{where}: expected {expected}, got {got}; {cure}{'' if cure.endswith('?') else '.'}")
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"{type(value).__name__} {value!r:.40}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
+    ".tsv": _tsv_rows,
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+    ".parquet": _parquet_rows,
+    ".txt": _text_rows,
+}
