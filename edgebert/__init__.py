@@ -1,0 +1,41 @@
+"""edgebert: BERT models that do only the work each input needs, on ONNX Runtime.
+
+from edgebert import EdgeModel
+model = EdgeModel.from_pretrained("bundle/")
+print(model("a gripping film").label)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgebert.bench import bench_bundles
+    from edgebert.evaluate import evaluate_bundle
+    from edgebert.export import export_model
+    from edgebert.runtime.model import EdgeModel
+    from edgebert.runtime.results import Prediction
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EdgeModel": "edgebert.runtime.model",
+    "Prediction": "edgebert.runtime.results",
+    "bench_bundles": "edgebert.bench",
+    "evaluate_bundle": "edgebert.evaluate",
+    "export_model": "edgebert.export",
+}
+
+__all__ = ["EdgeModel", "Prediction", "__version__", "bench_bundles", "evaluate_bundle", "export_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use, so that importing edgebert is quick and the heavy parts stay out."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgebert' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,194 @@
+"""Reading a bundle's files safely, and publishing a new folder so that a reader sees the old one or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgebert.errors import BundleError, EdgeBertError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def read_regular(root: Path, name: str, *, limit: int) -> bytes:
+    """Returns the bytes of a file in a folder, opened once.
+
+    Symbolic links are refused, but for a hub cache's snapshot, whose files may link into its own `blobs` folder.
+
+    Args:
+        root: The folder.
+        name: Path inside it, with forward slashes.
+        limit: Most bytes the file may have.
+
+    Raises:
+        BundleError: It is missing, not a regular file, reached through a link, or too large.
+    """
+    path = _unlinked(root, name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise BundleError(f"{root / name}: {error.strerror}; the bundle is incomplete.") from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{root / name}: expected a regular file.")
+    with open(descriptor, "rb") as file:
+        if facts.st_size > limit:
+            raise BundleError(f"{root / name}: expected at most {limit} bytes, got {facts.st_size}.")
+        return file.read(limit + 1)
+
+
+def _unlinked(root: Path, name: str) -> Path:
+    """Returns the path to open: itself, or the blob that a hub cache's snapshot links to."""
+    path = root
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            blobs = root.absolute().parent.parent / "blobs"
+            target = path.resolve()
+            if path != root / name or target.parent != blobs.resolve():
+                raise BundleError(f"{path}: expected a file of the bundle itself, got a symbolic link.")
+            return target
+    return path
+
+
+def list_files(root: Path) -> set[str]:
+    """Returns the paths of everything in a folder that is not hidden, with forward slashes."""
+    found: set[str] = set()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        found.update((relative / name).as_posix() for name in names if not name.startswith("."))
+    return found
+
+
+def sha256(data: bytes) -> str:
+    """Returns the hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Checks, before any work, that a folder may be published there.
+
+    Raises:
+        EdgeBertError: The parent is missing or not writable, or the target exists and `force` is not set.
+    """
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise EdgeBertError(f"{target}: its parent folder does not exist.")
+    if not os.access(parent, os.W_OK):
+        raise EdgeBertError(f"{target}: its parent folder is not writable.")
+    if target.exists() and not target.is_dir():
+        raise EdgeBertError(f"{target}: exists and is not a folder.")
+    if target.exists() and any(target.iterdir()) and not force:
+        raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
+
+
+@contextlib.contextmanager
+def publish(target: Path, *, force: bool) -> Iterator[Path]:
+    """Gives a new folder beside the target to write into, and puts it in the target's place at the end.
+
+    An exception, or a process that dies, leaves the target as it was.
+
+    Args:
+        target: The folder to make or replace.
+        force: Whether an existing one may be replaced.
+
+    Raises:
+        EdgeBertError: The target cannot be written.
+    """
+    check_target(target, force=force)
+    target = target.absolute()
+    _remove_leftovers(target)
+    prefix = f".{target.name}.partial-{os.getpid()}-"
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    except OSError as error:
+        raise EdgeBertError(f"{target}: cannot write beside it: {error.strerror}.") from error
+    try:
+        partial.chmod(0o755)
+        yield partial
+        _make_readable(partial)
+        _synchronise(partial)
+        _put_in_place(partial, target)
+    except OSError as error:
+        raise EdgeBertError(f"{target}: {error.strerror or error}; what was there is untouched.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives every file the usual permissions, whatever the library that wrote it chose."""
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+    elif not _exchange(partial, target):
+        old = partial.with_name(partial.name + "-old")
+        target.rename(old)
+        try:
+            partial.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _synchronise_folder(target.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two folders in one step where the system can; afterwards `first` holds the old content."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what processes that are gone left half-written beside the target."""
+    pattern = re.compile(re.escape(f".{target.name}.partial-") + r"(\d+)-\w+")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and not _is_alive(int(match.group(1))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _synchronise(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(root) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _synchronise_folder(Path(root))
+
+
+def _synchronise_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""The manifest of a bundle: a small program, its rule, and facts about every file. Stored as `edgebert.json`.
+
+The file holds the canonical text of the manifest and nothing else: reading decodes it strictly, writes it again and
+compares the bytes, so that no two files mean the same manifest and any changed byte is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "edgebert.json"
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+
+StepKind = Literal["embed", "layer", "exit", "head"]
+Knobs = dict[str, float | int | str | None]
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+
+
+class Macs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Multiply-accumulates of one row of T tokens: row + token * T + token_pair * T^2."""
+
+    row: int = 0
+    token: int = 0
+    token_pair: int = 0
+
+    def of(self, lengths: NDArray[Any]) -> NDArray[np.float64]:
+        """Returns the multiply-accumulates of rows of these lengths in tokens, float64 [rows]."""
+        length = np.asarray(lengths, np.float64)
+        return self.row + self.token * length + self.token_pair * length**2
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of the program.
+
+    Attributes:
+        kind: What the engine does.
+        layer: The layer it belongs to, counted from 1; 0 before the first.
+        graph: Path of its graph in the bundle. None: it was linked into the graph before it, and `inputs` are what
+            that graph gave for it.
+        inputs: Values it reads.
+        outputs: Values it makes.
+        macs: Its cost.
+    """
+
+    kind: StepKind
+    layer: int
+    graph: str | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: Macs = Macs()
+
+
+class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The encoder's shape and what it accepts; lengths in tokens."""
+
+    family: str
+    layers: int
+    hidden_size: int
+    heads: int
+    feed_forward_size: int
+    vocabulary_size: int
+    token_types: int
+    pad_token_id: int
+    max_length: int
+
+
+class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy with its knobs, under a name.
+
+    Attributes:
+        policy: A file in `edgebert/policies`.
+        knobs: Its knobs.
+        chosen_on: The data and the number of rows it was chosen on; empty for a method's own rule.
+        metric: The metric there, 0 to 1; None when not measured.
+        mean_layers: The mean number of layers there; None when not measured.
+    """
+
+    policy: str
+    knobs: Knobs
+    chosen_on: str = ""
+    metric: float | None = None
+    mean_layers: float | None = None
+
+
+class FileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the bundle; `inputs` and `outputs` are a graph's, else empty."""
+
+    sha256: str
+    bytes: int
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How torch and the bundle compared when it was made.
+
+    Attributes:
+        samples: Random inputs compared.
+        max_difference: Largest absolute difference of a probability.
+        graph_max_difference: Largest absolute difference of any value any single graph gave.
+        decisions: Decisions of the method's rule that were compared: label and exit layer of each input.
+        differing_decisions: How many of them differed outside the margin.
+        within_margin: How many inputs lay too near a decision's border to be compared.
+        tolerance: What the differences had to stay below.
+    """
+
+    samples: int
+    max_difference: float
+    graph_max_difference: float
+    decisions: int
+    differing_decisions: int
+    within_margin: int
+    tolerance: float
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the bundle came from: versions of the packages that made it, and the training's seed."""
+
+    versions: dict[str, str]
+    seed: int | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything the runtime knows about a model.
+
+    Attributes:
+        format_version: Of this format.
+        method: The method's name.
+        method_settings: Its settings.
+        task: Name of a file in `edgebert/tasks`.
+        labels: The label names, in the order of the scores.
+        encoder: The encoder's shape.
+        program: The steps, in order.
+        rule: The method's own rule, whose full-depth answer the policy `never` gives.
+        policies: The policies that make sense for the method.
+        operating_points: Named policies; `default` is always there.
+        precision: Of the weights.
+        opset: ONNX operator set of the graphs.
+        files: Every file but this one, by path.
+        parity: How torch and the bundle compared.
+        provenance: Where it came from.
+        digest: sha256 of this manifest's canonical text with an empty digest.
+    """
+
+    format_version: int
+    method: str
+    method_settings: dict[str, Any]
+    task: str
+    labels: tuple[str, ...]
+    encoder: EncoderFacts
+    program: tuple[Step, ...]
+    rule: OperatingPoint
+    policies: tuple[str, ...]
+    operating_points: dict[str, OperatingPoint]
+    precision: str
+    opset: int
+    files: dict[str, FileFacts]
+    provenance: Provenance
+    parity: Parity | None = None
+    digest: str = ""
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The layers (from 1) after which there is an exit."""
+        return tuple(step.layer for step in self.program if step.kind == "exit")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Returns the canonical bytes of a manifest, its digest filled in."""
+    digest = hashlib.sha256(_text(msgspec.structs.replace(manifest, digest=""))).hexdigest()
+    return _text(msgspec.structs.replace(manifest, digest=digest))
+
+
+def decode_manifest(data: bytes, *, where: str) -> Manifest:
+    """Reads and checks the bytes of a manifest.
+
+    Raises:
+        BundleError: It is no manifest, of another version, changed since it was written, or contradicts itself.
+    """
+    name = f"{where}/{MANIFEST_NAME}"
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name}: not a manifest ({error}); export the bundle again.") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{name}: expected format_version {FORMAT_VERSION}, got {version}; "
+            "export the bundle again or use a matching edgebert."
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name}: {error}; export the bundle again.") from error
+    if encode_manifest(manifest) != data:
+        raise BundleError(f"{name}: changed since it was written (its digest differs); export the bundle again.")
+    _check(manifest, name)
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _text(manifest: Manifest) -> bytes:
+    # Once through plain JSON first, so that a number has the type it will have when it is read again.
+    manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
+
+
+def _check(manifest: Manifest, name: str) -> None:
+    """Refuses a program whose steps do not fit together, and paths that leave the bundle."""
+    known = {"input_ids", "attention_mask", "token_type_ids"}
+    for index, step in enumerate(manifest.program):
+        what = f"{name}: program step {index} ({step.kind} of layer {step.layer})"
+        missing = [value for value in step.inputs if value not in known]
+        if missing:
+            raise BundleError(f"{what}: no step before it makes {', '.join(missing)}.")
+        if step.graph is not None and step.graph not in manifest.files:
+            raise BundleError(f"{what}: its graph {step.graph} is not among the files.")
+        if not 0 <= step.layer <= manifest.encoder.layers:
+            raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
+        known.update(step.outputs)
+    if not manifest.program or manifest.program[-1].kind not in ("exit", "head"):
+        raise BundleError(f"{name}: the program must end with an exit or a head.")
+    for path in manifest.files:
+        if not _PATH.fullmatch(path) or ".." in path:
+            raise BundleError(f"{name}: {path!r} is not an allowed path inside a bundle.")
+    if "default" not in manifest.operating_points:
+        raise BundleError(f"{name}: there is no operating point named default.")

@@ -1,0 +1,217 @@
+"""Checkpoints: an ordinary Hugging Face folder (config.json, model.safetensors, tokenizer) plus `edgebert.yaml`.
+
+The encoder's weights carry the names `transformers` gives them, so that `AutoModel` opens any checkpoint, and
+`AutoModelForSequenceClassification` opens that of a `plain` model that pools the first token. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from edgebert import registry
+from edgebert.bundle.files import publish
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.config import RunConfig, decode, decode_config
+from edgebert.encoders._checkpoint import (
+    build_encoder,
+    checkpoint_weights,
+    load_weights,
+    read_classifier,
+    rename,
+    settings_of,
+)
+from edgebert.errors import ConfigError
+from edgebert.methods._program import AdaptiveModel
+
+FACTS_NAME = "edgebert.yaml"
+WEIGHTS_NAME = "model.safetensors"
+TOKENIZER_NAME = "tokenizer.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+class CheckpointFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `edgebert.yaml` holds beside the weights.
+
+    Attributes:
+        labels: Label names, in the order of the scores.
+        seed: The training's seed.
+        config: The effective run configuration.
+        operating_points: Named policies, chosen on a slice of train.
+    """
+
+    labels: tuple[str, ...]
+    seed: int | None
+    config: RunConfig
+    operating_points: dict[str, OperatingPoint]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its facts and its tokenizer's files (name to bytes; empty when it has none)."""
+
+    model: AdaptiveModel
+    facts: CheckpointFacts
+    tokenizer: dict[str, bytes]
+
+
+def build_model(encoder: Any, config: RunConfig, n_labels: int) -> AdaptiveModel:
+    """Makes the method's model around an encoder.
+
+    Raises:
+        ConfigError: The method or one of its settings is unknown or wrong.
+    """
+    method = registry.load("edgebert.methods", config.method_name)
+    settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
+    model: AdaptiveModel = method.build(encoder, settings, n_labels)
+    return model
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> None:
+    """Writes a checkpoint folder; an existing one stays until the new one is complete.
+
+    Raises:
+        EdgeBertError: The folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    facts, model = checkpoint.facts, checkpoint.model
+    with publish(folder, force=force) as partial:
+        weights = {name: tensor.contiguous() for name, tensor in _weights(checkpoint).items()}
+        save_file(weights, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+        settings = settings_of(model.encoder.config)
+        settings["id2label"] = {str(number): label for number, label in enumerate(facts.labels)}
+        settings["label2id"] = {label: number for number, label in enumerate(facts.labels)}
+        settings["architectures"] = [_architecture(checkpoint)]
+        (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (partial / FACTS_NAME).write_text(
+            yaml.safe_dump(msgspec.to_builtins(facts), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        for name, data in checkpoint.tokenizer.items():
+            (partial / name).write_bytes(data)
+
+
+def load_checkpoint(source: str | Path) -> Checkpoint:
+    """Opens a checkpoint of edgebert, or any Hugging Face sequence classifier as a `plain` one.
+
+    Raises:
+        ConfigError: There is none, or it does not fit together.
+    """
+    folder = Path(source)
+    if not (folder / FACTS_NAME).is_file():
+        return _load_classifier(str(source))
+    facts = _read_facts(folder / FACTS_NAME)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_NAME)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: not a complete checkpoint: {error}") from error
+    encoder = build_encoder(settings, where=str(folder / "config.json"))
+    load_weights(encoder, weights, where=str(folder))
+    config = facts.config
+    if config.method.get("layers") is not None:
+        config = msgspec.structs.replace(config, method={**config.method, "layers": encoder.config.layers})
+    model = build_model(encoder, config, len(facts.labels))
+    _load_heads(model, weights, where=str(folder))
+    return Checkpoint(model, facts, read_tokenizer(folder))
+
+
+def read_tokenizer(folder: Path) -> dict[str, bytes]:
+    """Returns the tokenizer files that a folder has, by name."""
+    return {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def fetch_tokenizer(source: str) -> dict[str, bytes]:
+    """Returns the tokenizer files of a checkpoint folder or hub id; a `tokenizer.json` is made when it has none.
+
+    Raises:
+        ConfigError: There is no tokenizer.
+    """
+    import tempfile
+
+    import transformers
+
+    found = read_tokenizer(Path(source)) if Path(source).is_dir() else {}
+    if TOKENIZER_NAME in found:
+        return found
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: a folder without a vocabulary
+        raise ConfigError(f"{source}: has no tokenizer that can be opened: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return read_tokenizer(Path(folder))
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All weights; the encoder's, and the family's own head when it reads the first token, as Hugging Face names."""
+    model = checkpoint.model
+    weights = checkpoint_weights(model.encoder)
+    renames = _head_renames(checkpoint.facts.config, model)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("encoder."):
+            weights[rename(name, renames) or name] = tensor
+    return weights
+
+
+def _load_heads(model: AdaptiveModel, weights: dict[str, Any], *, where: str, config: RunConfig | None = None) -> None:
+    own = model.state_dict()
+    family = registry.load("edgebert.encoders", model.encoder.config.family)
+    back = {ours: theirs for theirs, ours in ((t, f"head.{o}") for t, o in family.HEAD_RENAMES)}
+    for name in [name for name in own if not name.startswith("encoder.")]:
+        stored = name if name in weights else rename(name, tuple(back.items())) or name
+        if stored not in weights:
+            raise ConfigError(f"{where}: no weight for {name}; was it trained with this method?")
+        if weights[stored].shape != own[name].shape:
+            raise ConfigError(
+                f"{where}: {name}: expected shape {tuple(own[name].shape)}, got {tuple(weights[stored].shape)}."
+            )
+        own[name] = weights[stored]
+    model.load_state_dict(own)
+
+
+def _head_renames(config: RunConfig, model: AdaptiveModel) -> tuple[tuple[str, str], ...]:
+    """Ours to Hugging Face's, for a head that Hugging Face would read as we do; else nothing."""
+    if config.method_name != "plain" or config.method.get("pool", "cls") != "cls":
+        return ()
+    family = registry.load("edgebert.encoders", model.encoder.config.family)
+    return tuple((f"head.{ours}", theirs) for theirs, ours in family.HEAD_RENAMES)
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    if _head_renames(checkpoint.facts.config, checkpoint.model):
+        return "BertForSequenceClassification"
+    return f"EdgeBert_{checkpoint.facts.config.method_name}"
+
+
+def _read_facts(path: Path) -> CheckpointFacts:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    facts = decode(tree, CheckpointFacts, where=str(path))
+    decode_config(tree["config"], where=str(path))
+    return facts
+
+
+def _load_classifier(source: str) -> Checkpoint:
+    """Opens a Hugging Face sequence classifier as a `plain` checkpoint."""
+    settings, weights = read_classifier(source)
+    encoder = build_encoder(settings, where=source)
+    load_weights(encoder, weights, where=source)
+    names = settings.get("id2label") or {}
+    labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    config = RunConfig(method={"name": "plain"})
+    model = build_model(encoder, config, len(labels))
+    _load_heads(model, weights, where=source)
+    points = {"default": OperatingPoint(policy="never", knobs={})}
+    facts = CheckpointFacts(labels=labels, seed=None, config=config, operating_points=points)
+    return Checkpoint(model, facts, fetch_tokenizer(source))

@@ -1,0 +1,71 @@
+"""What a bundle is, for a person to read: `edgebert info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgebert import registry
+from edgebert.bundle import open_bundle
+from edgebert.output import markdown_table
+
+
+def describe_bundle(path: str | Path) -> dict[str, Any]:
+    """Returns a bundle's manifest as plain data, with its size and which way each knob saves work.
+
+    Raises:
+        BundleError: The bundle is refused.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    facts: dict[str, Any] = {"schema": "edgebert.info/1", "bundle": str(path)}
+    facts.update(msgspec.to_builtins(manifest))
+    facts["size_mb"] = bundle.size_bytes / 1e6
+    facts["knobs"] = {policy: registry.load("edgebert.policies", policy).CHEAPER for policy in manifest.policies}
+    return facts
+
+
+def describe_text(facts: dict[str, Any]) -> str:
+    """Returns the facts as a short text."""
+    encoder = facts["encoder"]
+    points = [
+        (
+            name,
+            point["policy"],
+            ", ".join(f"{knob}={value}" for knob, value in point["knobs"].items()) or "-",
+            "-" if point["metric"] is None else f"{point['metric']:.4f}",
+            "-" if point["mean_layers"] is None else f"{point['mean_layers']:.2f}",
+        )
+        for name, point in facts["operating_points"].items()
+    ]
+    program = [
+        (
+            step["kind"],
+            step["layer"],
+            step["graph"] or "(linked)",
+            ", ".join(step["inputs"]),
+            ", ".join(step["outputs"]),
+        )
+        for step in facts["program"]
+    ]
+    knobs = [
+        f"  --set {knob}=...  ({policy}; {way} is cheaper)"
+        for policy, ways in facts["knobs"].items()
+        for knob, way in ways.items()
+    ]
+    return "\n".join(
+        [
+            f"{facts['bundle']}: {facts['method']} for {facts['task']}, {facts['precision']}, "
+            f"{facts['size_mb']:.1f} MB",
+            f"encoder: {encoder['family']}, {encoder['layers']} layers, hidden size {encoder['hidden_size']}, "
+            f"up to {encoder['max_length']} tokens",
+            f"labels: {', '.join(facts['labels'])}",
+            "",
+            markdown_table(("operating point", "policy", "knobs", "metric", "layers"), points),
+            "",
+            *(["knobs:", *knobs, ""] if knobs else []),
+            markdown_table(("step", "layer", "graph", "inputs", "outputs"), program),
+        ]
+    )

@@ -1,0 +1,110 @@
+"""Encoders from and to Hugging Face checkpoints: configuration and weights, under the family's own names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from edgebert import registry
+from edgebert.encoders._blocks import Encoder, EncoderConfig
+from edgebert.errors import ConfigError
+
+
+def build_encoder(settings: dict[str, Any], *, where: str) -> Encoder:
+    """Makes an encoder with new weights from the settings of a `config.json`.
+
+    Raises:
+        ConfigError: The family is not one of `edgebert/encoders`.
+    """
+    family = registry.load("edgebert.encoders", str(settings.get("model_type", "")))
+    return Encoder(family.read_config(settings, where=where))
+
+
+def load_encoder(source: str) -> Encoder:
+    """Opens the encoder of a checkpoint folder or hub id, whatever head it carries.
+
+    Raises:
+        ConfigError: Nothing can be opened there, its family is unknown, or weights are missing.
+    """
+    settings, weights = _read(source, "AutoModel")
+    encoder = build_encoder(settings, where=source)
+    load_weights(encoder, weights, where=source)
+    return encoder
+
+
+def load_weights(encoder: Encoder, weights: dict[str, Tensor], *, where: str) -> None:
+    """Copies checkpoint weights, with or without the family's prefix, into an encoder.
+
+    Raises:
+        ConfigError: A weight of the encoder is not in the checkpoint, or has another shape.
+    """
+    family = registry.load("edgebert.encoders", encoder.config.family)
+    found = {}
+    for name, tensor in weights.items():
+        renamed = rename(name.removeprefix(family.PREFIX), family.RENAMES)
+        if renamed is not None:
+            found[renamed] = tensor
+    own = encoder.state_dict()
+    for name, tensor in own.items():
+        if name not in found:
+            raise ConfigError(f"{where}: no weight for {name}; is it a {encoder.config.family} checkpoint?")
+        if found[name].shape != tensor.shape:
+            raise ConfigError(f"{where}: {name}: expected shape {tuple(tensor.shape)}, got {tuple(found[name].shape)}.")
+    encoder.load_state_dict({name: found[name] for name in own})
+
+
+def checkpoint_weights(encoder: Encoder) -> dict[str, Tensor]:
+    """Returns the encoder's weights under the names `transformers` gives them, prefix included."""
+    family = registry.load("edgebert.encoders", encoder.config.family)
+    back = tuple((ours, theirs) for theirs, ours in family.RENAMES)
+    weights = {}
+    for name, tensor in encoder.state_dict().items():
+        renamed = rename(name, back)
+        assert renamed is not None, name
+        weights[family.PREFIX + renamed] = tensor
+    return weights
+
+
+def rename(name: str, renames: tuple[tuple[str, str], ...]) -> str | None:
+    """Applies the first of the (from, to) prefixes that fits a name; None when none does."""
+    for old, new in renames:
+        pattern = re.escape(old).replace(r"\{layer\}", r"(?P<layer>\d+)")
+        match = re.match(pattern, name)
+        if match:
+            return new.format(layer=match.groupdict().get("layer")) + name[match.end() :]
+    return None
+
+
+def read_classifier(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads settings and weights of a Hugging Face sequence-classification checkpoint.
+
+    Raises:
+        ConfigError: It cannot be opened as one.
+    """
+    return _read(source, "AutoModelForSequenceClassification")
+
+
+def _read(source: str, auto_class: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    import transformers
+
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+        raise ConfigError(f"{source}: no such checkpoint folder.")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model = getattr(transformers, auto_class).from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return model.config.to_dict(), {name: tensor.float() for name, tensor in model.state_dict().items()}
+
+
+def settings_of(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the `config.json` settings of an encoder's shape."""
+    settings: dict[str, Any] = registry.load("edgebert.encoders", config.family).write_config(config)
+    return settings

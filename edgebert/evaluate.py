@@ -1,0 +1,191 @@
+"""How good a bundle is and what it costs, on labelled texts; records only, the command prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgebert import frontier
+from edgebert.data import Example, read_examples
+from edgebert.errors import ConfigError, DataError
+from edgebert.host import host_facts
+from edgebert.measure import Measured, measure
+from edgebert.output import Reporter, markdown_table
+from edgebert.runtime.model import EdgeModel
+from edgebert.statistics import mcnemar_p, paired_difference
+
+STATIC_FRONTIER = "static-frontier"
+
+
+def evaluate_bundle(
+    bundles: Sequence[str | Path],
+    data: Sequence[str | Path],
+    *,
+    policies: Sequence[str] = ("default",),
+    settings: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str = "validation",
+    against: Sequence[str] = (),
+    threads: int | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    provider: str = "cpu",
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Evaluates bundles under policies and compares them.
+
+    Args:
+        bundles: Bundle folders.
+        data: Files of labelled texts, evaluated together; a folder or hub id means its `split`.
+        policies: Operating points or policies; one that a bundle does not have is an error, but for `plain`
+            bundles, which are static.
+        settings: Knobs set on top of every policy that has them.
+        columns: Which column of the data is which field.
+        split: Which split of a folder or hub id.
+        against: `static-frontier` (the `plain` bundles given, and untrained subsets of their layers) and bundles
+            to compare with, text by text.
+        threads: Threads inside an operator; None takes what the process may use.
+        batch_size: Most texts in a batch; 1 also gives latency percentiles.
+        max_length: Cut texts to this many tokens.
+        provider: Execution provider.
+        reporter: Where progress goes.
+
+    Returns:
+        `{"schema": "edgebert.eval/1", "host", "data", "rows"}`.
+
+    Raises:
+        BundleError: A bundle is refused.
+        ConfigError: A policy, knob or comparison makes no sense.
+        DataError: The data cannot be used.
+    """
+    reporter = reporter or Reporter()
+    examples = [e for source in data for e in read_examples(source, split=split, columns=columns)]
+    if not examples:
+        raise DataError(f"{', '.join(map(str, data))}: no examples.")
+    measured: list[Measured] = []
+    subsets: list[Measured] = []
+    for path in bundles:
+        with EdgeModel.from_pretrained(path, threads=threads, provider=provider) as model:
+            is_static = model.manifest.rule.policy == "never"
+            for policy in ("default",) if is_static else policies:
+                _set_policy(model, policy, settings or {})
+                measured.append(
+                    measure(model, examples, batch_size, max_length, reporter, name=str(path), policy=policy)
+                )
+            _add_agreement(measured, model, examples, batch_size, max_length, str(path))
+            if STATIC_FRONTIER in against and is_static:
+                subsets += frontier.measure_subsets(model, examples, batch_size, max_length, str(path), reporter)
+    for name in against:
+        if name == STATIC_FRONTIER:
+            frontier.compare(measured, subsets)
+        else:
+            _compare_with(measured, name, examples, batch_size, max_length, threads, provider, reporter)
+    return {
+        "schema": "edgebert.eval/1",
+        "host": host_facts(),
+        "data": [str(source) for source in data],
+        "rows": [entry.row for entry in [*measured, *subsets]],
+    }
+
+
+def _set_policy(model: EdgeModel, policy: str, settings: Mapping[str, Any]) -> None:
+    model.set_policy(policy)
+    if settings:
+        model.set_policy(**settings)
+
+
+def _add_agreement(
+    measured: Sequence[Measured],
+    model: EdgeModel,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_length: int | None,
+    name: str,
+) -> None:
+    """Adds to a bundle's rows how often the label is that of its own full depth."""
+    own = [entry for entry in measured if entry.row["bundle"] == name]
+    if all(entry.row["rule"] == "never" for entry in own):
+        full = own[0]
+    else:
+        model.set_policy("never")
+        full = measure(model, examples, max(batch_size, 32), max_length, name=name, policy="never")
+    for entry in own:
+        entry.row["agreement"] = float((entry.predictions == full.predictions).mean())
+
+
+def _compare_with(
+    measured: Sequence[Measured],
+    name: str,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_length: int | None,
+    threads: int | None,
+    provider: str,
+    reporter: Reporter,
+) -> None:
+    """Adds to every row its paired difference from another bundle."""
+    if not Path(name).exists():
+        raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER} or a bundle folder.")
+    rival = next((m for m in measured if m.row["bundle"] == name and m.row["policy"] == "default"), None)
+    if rival is None:
+        with EdgeModel.from_pretrained(name, threads=threads, provider=provider) as model:
+            rival = measure(model, examples, batch_size, max_length, reporter, name=name, policy="default")
+    for entry in measured:
+        difference = paired_difference(entry.correct, rival.correct)
+        entry.row["against"] = {
+            "bundle": name,
+            "metric": rival.row["metric"],
+            "difference": difference.value,
+            "ci_low": difference.low,
+            "ci_high": difference.high,
+            "mcnemar_p": mcnemar_p(entry.correct, rival.correct),
+        }
+
+
+def evaluation_table(result: Mapping[str, Any]) -> str:
+    """Returns a result as a Markdown table, with a line for every comparison."""
+    headers = ("bundle", "policy", "knobs", "n", "metric", "95 %", "layers", "FLOPs", "ms/text", "agreement")
+    rows = [
+        (
+            row["bundle"],
+            row["policy"],
+            ", ".join(f"{knob}={value}" for knob, value in row["knobs"].items()) or "-",
+            row["n"],
+            f"{row['metric']:.4f}",
+            f"{row['ci_low']:.4f}-{row['ci_high']:.4f}",
+            f"{row['mean_layers']:.2f} of {row['layers']}",
+            f"{row['flops_ratio']:.3f}",
+            f"{row['mean_ms']:.2f}",
+            f"{row['agreement']:.4f}" if "agreement" in row else "-",
+        )
+        for row in result["rows"]
+    ]
+    lines = [markdown_table(headers, rows)]
+    for row in result["rows"]:
+        name = f"{row['bundle']} ({row['policy']})"
+        lines += [f"{name} {_against_line(row['against'])}"] if "against" in row else []
+        lines += [f"{name} {_frontier_line(row['frontier'])}"] if "frontier" in row else []
+    return "\n".join(lines)
+
+
+def _points(entry: Mapping[str, float]) -> str:
+    return (
+        f"{100 * entry['difference']:+.2f} points (95 %: {100 * entry['ci_low']:+.2f} to {100 * entry['ci_high']:+.2f})"
+    )
+
+
+def _against_line(entry: Mapping[str, Any]) -> str:
+    return f"against {entry['bundle']} at {entry['metric']:.4f}: {_points(entry)}, McNemar p {entry['mcnemar_p']:.3g}"
+
+
+def _frontier_line(entry: Mapping[str, Any]) -> str:
+    if entry["ci_low"] > 0:
+        verdict = "above the static frontier"
+    else:
+        verdict = (
+            "below the static frontier" if entry["ci_high"] < 0 else "not distinguishable from the static frontier"
+        )
+    return (
+        f"is {verdict} at equal cost, {entry['metric']:.4f}: {_points(entry)}; between {' and '.join(entry['between'])}"
+    )

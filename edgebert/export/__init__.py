@@ -1,0 +1,227 @@
+"""Turns a checkpoint into a bundle: one ONNX graph per step, a manifest, a tokenizer and a model card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import yaml
+from torch import Tensor, nn
+
+from edgebert import registry
+from edgebert.bundle import CARD_NAME, CONFIG_NAME, TOKENIZER_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
+from edgebert.bundle.card import write_card
+from edgebert.bundle.files import check_target, publish, sha256
+from edgebert.bundle.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    EncoderFacts,
+    FileFacts,
+    Manifest,
+    OperatingPoint,
+    Provenance,
+    Step,
+    encode_manifest,
+)
+from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint
+from edgebert.config import ExportConfig, RunConfig, decode
+from edgebert.encoders._blocks import EncoderConfig
+from edgebert.errors import ConfigError
+from edgebert.export.link import GraphPlan, plan_graphs
+from edgebert.export.shapes import PREFIX, random_encoder
+from edgebert.export.trace import graph_outputs, trace_module
+from edgebert.output import Reporter
+from edgebert.verify import compare
+
+_PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
+
+
+def export_model(
+    source: str | Path,
+    bundle: str | Path,
+    *,
+    method: str | None = None,
+    settings: ExportConfig | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Exports a checkpoint and publishes the bundle once it agrees with torch.
+
+    Args:
+        source: A checkpoint folder, a Hugging Face sequence classifier, or `random:SHAPE`.
+        bundle: The bundle folder to make.
+        method: For `random:SHAPE`, the method; else None.
+        settings: How to export; None takes the checkpoint's own.
+        overrides: Single keys of the settings to change.
+        force: Replace an existing bundle.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError: The source or a setting is wrong.
+        QualityError: The bundle differs from torch by more than the tolerance; nothing is published.
+        EdgeBertError: The bundle cannot be written; what was there is untouched.
+    """
+    reporter = reporter or Reporter()
+    target = Path(bundle)
+    check_target(target, force=force)
+    checkpoint = _open(str(source), method)
+    tree = {**msgspec.to_builtins(settings or checkpoint.facts.config.export), **(overrides or {})}
+    settings = decode(tree, ExportConfig, where="options", prefix="export.")
+    with publish(target, force=force) as folder:
+        _write(checkpoint, settings, folder, target.name, reporter)
+    return open_bundle(target)
+
+
+def _open(source: str, method: str | None) -> Checkpoint:
+    if not source.startswith(PREFIX):
+        if method is not None:
+            raise ConfigError("--method goes with random:SHAPE only; a checkpoint knows its method.")
+        return load_checkpoint(source)
+    if method is None:
+        raise ConfigError(f"{source}: say which method with --method.")
+    torch.manual_seed(0)
+    config = RunConfig(method={"name": method})
+    module = registry.load("edgebert.methods", method)
+    model = build_model(random_encoder(source), config, 2)
+    policy, knobs = module.rule(module.Config())
+    facts = CheckpointFacts(
+        labels=("label_0", "label_1"),
+        seed=0,
+        config=config,
+        operating_points={"default": OperatingPoint(policy=policy, knobs=knobs)},
+    )
+    return Checkpoint(model, facts, {})
+
+
+def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: str, reporter: Reporter) -> None:
+    """Fills the folder: graphs and texts first, then the manifest, its parity, and the card."""
+    model = checkpoint.model
+    method = registry.load("edgebert.methods", checkpoint.facts.config.method_name)
+    model.eval()
+    shape = model.encoder.config
+    plans = plan_graphs(model.steps(), link=settings.link)
+    files: dict[str, FileFacts] = {}
+    has_whole = settings.whole_model and method.WHOLE_MODEL
+    with reporter.track("export", len(plans) + has_whole) as advance:
+        for plan in plans:
+            path = f"graphs/{plan.step.file}.onnx"
+            files[path] = _write_graph(
+                plan.module, plan.step.inputs, plan.outputs, folder / path, shape, settings.opset
+            )
+            advance(1, plan.step.file)
+        if has_whole:
+            inputs = ("input_ids", "attention_mask", "token_type_ids")
+            files[WHOLE_MODEL_NAME] = _write_graph(
+                _Whole(model), inputs, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
+            )
+            advance(1, "whole model")
+    if TOKENIZER_NAME in checkpoint.tokenizer:
+        files[TOKENIZER_NAME] = _write_file(folder / TOKENIZER_NAME, checkpoint.tokenizer[TOKENIZER_NAME])
+    config = msgspec.structs.replace(checkpoint.facts.config, export=settings)
+    text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True)
+    files[CONFIG_NAME] = _write_file(folder / CONFIG_NAME, text.encode())
+    manifest = _manifest(checkpoint, plans, files, settings)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+    parity = compare(
+        model, open_bundle(folder), samples=settings.verify_samples, tolerance=settings.tolerance, name=name
+    )
+    reporter.say(
+        f"verified on {parity.samples} inputs: largest difference {parity.max_difference:.1e}, "
+        f"{parity.differing_decisions} of {parity.decisions} decisions differ"
+    )
+    manifest = msgspec.structs.replace(manifest, parity=parity)
+    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, write_card(manifest, name).encode())}
+    manifest = msgspec.structs.replace(manifest, files=files)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+
+
+class _Whole(nn.Module):
+    """A whole model with its inputs in the order a Hugging Face pipeline gives them."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        return self.model(input_ids, attention_mask, token_type_ids)
+
+
+def _write_graph(
+    module: nn.Module,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    path: Path,
+    shape: EncoderConfig,
+    opset: int,
+) -> FileFacts:
+    model = trace_module(module, inputs, outputs, config=shape, opset=opset)
+    facts = _write_file(path, model.SerializeToString(deterministic=True))
+    return msgspec.structs.replace(facts, inputs=inputs, outputs=tuple(graph_outputs(inputs, outputs)))
+
+
+def _write_file(path: Path, data: bytes) -> FileFacts:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return FileFacts(sha256=sha256(data), bytes=len(data))
+
+
+def _manifest(
+    checkpoint: Checkpoint, plans: list[GraphPlan], files: dict[str, FileFacts], settings: ExportConfig
+) -> Manifest:
+    facts, shape = checkpoint.facts, checkpoint.model.encoder.config
+    module = registry.load("edgebert.methods", facts.config.method_name)
+    method_config = msgspec.convert(facts.config.method_settings(), module.Config)
+    policy, knobs = module.rule(method_config)
+    steps = []
+    for plan in plans:
+        path = f"graphs/{plan.step.file}.onnx"
+        for step in (plan.step, *plan.linked):
+            owns = step is plan.step
+            steps.append(
+                Step(
+                    kind=step.kind,
+                    layer=step.layer,
+                    graph=path if owns else None,
+                    inputs=step.inputs if owns else step.outputs,
+                    outputs=plan.outputs if owns else (),
+                    macs=step.macs,
+                )
+            )
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        method=facts.config.method_name,
+        method_settings=msgspec.to_builtins(method_config),
+        task=facts.config.train.task,
+        labels=facts.labels,
+        encoder=EncoderFacts(
+            family=shape.family,
+            layers=shape.layers,
+            hidden_size=shape.hidden_size,
+            heads=shape.heads,
+            feed_forward_size=shape.feed_forward_size,
+            vocabulary_size=shape.vocabulary_size,
+            token_types=shape.token_types,
+            pad_token_id=shape.pad_token_id,
+            max_length=min(
+                shape.max_positions,
+                facts.config.train.max_length if checkpoint.tokenizer else shape.max_positions,
+            ),
+        ),
+        program=tuple(steps),
+        rule=OperatingPoint(policy=policy, knobs=knobs),
+        policies=module.POLICIES,
+        operating_points=facts.operating_points,
+        precision="fp32",
+        opset=settings.opset,
+        files=files,
+        provenance=Provenance(versions=_versions(), seed=facts.seed),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -1,0 +1,74 @@
+"""Joins an exit or head that every row needs with the step before it: one graph, one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from edgebert.methods._program import CompiledStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphPlan:
+    """A graph to export: the first step it holds, and those linked behind it.
+
+    Attributes:
+        step: The step that owns the graph.
+        linked: Steps whose outputs the same graph gives.
+    """
+
+    step: CompiledStep
+    linked: tuple[CompiledStep, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the step, then those of the linked steps."""
+        return (*self.step.outputs, *(name for step in self.linked for name in step.outputs))
+
+    @property
+    def module(self) -> nn.Module:
+        """The module to export."""
+        return LinkedModule(self.step, self.linked) if self.linked else self.step.module
+
+
+class LinkedModule(nn.Module):
+    """A step's module and those of the steps linked behind it, as one."""
+
+    def __init__(self, step: CompiledStep, linked: Sequence[CompiledStep]) -> None:
+        super().__init__()
+        self.steps = (step, *linked)
+        self.parts = nn.ModuleList(part.module for part in self.steps)
+
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Returns every step's outputs, the first step's first."""
+        values = dict(zip(self.steps[0].inputs, arguments, strict=True))
+        results: list[Tensor] = []
+        for step, part in zip(self.steps, self.parts, strict=True):
+            outputs = part(*(values[name] for name in step.inputs))
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            values.update(zip(step.outputs, outputs, strict=True))
+            results.extend(outputs)
+        return tuple(results)
+
+
+def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]:
+    """Decides which steps share a graph.
+
+    Args:
+        steps: The program.
+        link: Join every step that may be linked with the one before it. False gives each step its own graph.
+    """
+    plans: list[GraphPlan] = []
+    for step in steps:
+        before = plans[-1] if plans else None
+        if link and step.may_link and before is not None and set(step.inputs) <= _visible(before):
+            plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
+        else:
+            plans.append(GraphPlan(step=step))
+    return plans
+
+
+def _visible(plan: GraphPlan) -> set[str]:
+    return {*plan.step.inputs, *plan.outputs}

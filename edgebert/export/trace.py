@@ -1,0 +1,84 @@
+"""One torch module becomes one ONNX graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgebert.encoders._blocks import EncoderConfig
+from edgebert.export.passes import apply_passes
+
+
+def trace_module(
+    module: nn.Module,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    config: EncoderConfig,
+    opset: int,
+) -> onnx.ModelProto:
+    """Exports a module with free batch size and length.
+
+    Args:
+        module: Takes the inputs in order and returns the outputs in order.
+        inputs: Names of values; each name fixes shape and type, see `sample`.
+        outputs: Names of values. One that is an input too gets `_out` appended: names in a graph are unique.
+        config: The encoder's shape.
+        opset: ONNX operator set.
+    """
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    arguments = tuple(sample(name, config) for name in inputs)
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Positional(module),
+                arguments,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=graph_outputs(inputs, outputs),
+                dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in inputs),),
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+        for part, was_training in training.items():
+            part.training = was_training
+    assert program is not None
+    return apply_passes(program.model_proto)
+
+
+class _Positional(nn.Module):
+    """Any module, its inputs as one tuple, so that the exporter describes all modules' inputs alike."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments: Tensor) -> object:
+        return self.module(*arguments)
+
+
+def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Returns the names a graph gives its outputs."""
+    return [f"{name}_out" if name in inputs else name for name in outputs]
+
+
+def sample(name: str, config: EncoderConfig, batch: int = 2, tokens: int = 8) -> Tensor:
+    """Returns an example of a value: `hidden` is float [batch, tokens, hidden], ids and masks int64 [batch, tokens]."""
+    if name == "hidden":
+        return torch.zeros(batch, tokens, config.hidden_size)
+    if name == "attention_mask":
+        return torch.ones(batch, tokens, dtype=torch.int64)
+    return torch.zeros(batch, tokens, dtype=torch.int64)

@@ -1,0 +1,84 @@
+"""The static frontier: what the best static models of any cost reach, and whether a method lies above it.
+
+Its points are the `plain` bundles given (the first k layers, fine-tuned) and untrained subsets of their layers; between
+two points lies a random mixture of them. The hull is taken on the very texts reported, which favours the static side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgebert.data import Example
+from edgebert.errors import ConfigError
+from edgebert.measure import Measured, measure
+from edgebert.output import Reporter
+from edgebert.runtime.model import EdgeModel
+from edgebert.statistics import mean_interval, mixture_at, upper_hull
+
+
+def layer_subsets(layers: int) -> list[tuple[int, ...]]:
+    """Returns the untrained subsets tried, for every size: the first layers, and evenly spaced ones, with the last.
+
+    >>> layer_subsets(4)
+    [(4,), (1, 4), (1, 2, 4), (1, 3, 4)]
+    """
+    subsets: list[tuple[int, ...]] = []
+    for size in range(1, layers):
+        first = (*range(1, size), layers)
+        spaced = tuple(int(x) for x in np.linspace(1, layers, size).round()) if size > 1 else (layers,)
+        subsets += [first] if spaced == first else [first, spaced]
+    return subsets
+
+
+def measure_subsets(
+    model: EdgeModel,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_length: int | None,
+    name: str,
+    reporter: Reporter,
+) -> list[Measured]:
+    """Measures a static model with some of its layers left out."""
+    results = []
+    for subset in layer_subsets(model.manifest.encoder.layers):
+        label = f"layers {' '.join(map(str, subset))}"
+        with model.only_layers(subset) as part:
+            results.append(measure(part, examples, batch_size, max_length, reporter, name=name, policy=label))
+    return results
+
+
+def compare(measured: Sequence[Measured], subsets: Sequence[Measured]) -> None:
+    """Adds to every adaptive row the static frontier at its cost and the paired difference from it.
+
+    Raises:
+        ConfigError: No static bundle was given.
+    """
+    points = [entry for entry in measured if entry.row["rule"] == "never" and entry.row["method"] == "plain"]
+    if not points:
+        raise ConfigError(
+            "--against static-frontier: give the static bundles too: plain ones of different depth "
+            "(edgebert train -c export_configs/plain_sst2.yaml --set method.layers=K --set method.pool=mean)."
+        )
+    points = [*points, *subsets]
+    hull = upper_hull([(float(p.macs.mean()), float(p.correct.mean())) for p in points])
+    costs = [float(points[i].macs.mean()) for i in hull]
+    for entry in measured:
+        if entry in points:
+            continue
+        low, high, weight = mixture_at(costs, float(entry.macs.mean()))
+        first, second = points[hull[low]], points[hull[high]]
+        expected = weight * first.correct + (1 - weight) * second.correct
+        difference = mean_interval(entry.correct - expected)
+        entry.row["frontier"] = {
+            "metric": float(expected.mean()),
+            "difference": difference.value,
+            "ci_low": difference.low,
+            "ci_high": difference.high,
+            "between": [_describe(first), _describe(second)],
+        }
+
+
+def _describe(entry: Measured) -> str:
+    return f"{entry.row['bundle']} ({entry.row['policy']})"

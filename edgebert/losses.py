@@ -1,0 +1,29 @@
+"""Losses that several methods share. Logits are float [batch, labels], labels int64 [batch]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def mean_cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Returns the cross-entropy of the labels, averaged over exits and rows."""
+    return torch.stack([functional.cross_entropy(logits.float(), labels) for logits in exits]).mean()
+
+
+def mean_distillation(students: Sequence[Tensor], teacher: Tensor) -> Tensor:
+    """Returns KL(teacher || student), averaged over students and rows; no gradient reaches the teacher."""
+    target = teacher.detach().float().softmax(dim=-1)
+    terms = [
+        functional.kl_div(logits.float().log_softmax(dim=-1), target, reduction="batchmean") for logits in students
+    ]
+    return torch.stack(terms).mean()
+
+
+def probability_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Returns -log p[label], averaged over rows, of probabilities, float [batch, labels]."""
+    chosen = probabilities.gather(1, labels[:, None]).squeeze(1)
+    return -chosen.clamp_min(1.0e-8).log().mean()

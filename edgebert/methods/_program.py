@@ -1,0 +1,195 @@
+"""What a method compiles down to (steps), how it is trained (stages), and the parts methods share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgebert.bundle.manifest import Macs, StepKind
+from edgebert.config import TrainConfig
+from edgebert.encoders._blocks import Embeddings, Encoder, EncoderConfig, Layer
+
+Pool = Literal["mean", "attention", "cls"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledStep:
+    """One step of a method's program, still in torch.
+
+    Attributes:
+        kind: What the engine does with it.
+        layer: The layer it belongs to, counted from 1; 0 before the first.
+        file: Name of its graph file, without folder and suffix.
+        module: Computes `outputs` from `inputs`, given and returned in that order.
+        inputs: Names of the values it reads.
+        outputs: Names of the values it makes.
+        macs: Multiply-accumulates of one row.
+        may_link: Every row that runs the layer before it runs this step too, so that both may be one graph.
+    """
+
+    kind: StepKind
+    layer: int
+    file: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: Macs
+    may_link: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Token ids of some rows and, in training, their labels; all int64, [batch, tokens] and [batch]."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share a learning rate, in units per step."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: What it is called in messages and on disk.
+        groups: The parameters it trains; all others are frozen.
+        loss: The loss of a batch, a scalar.
+    """
+
+    name: str
+    groups: list[ParameterGroup]
+    loss: Callable[[Batch], Tensor]
+
+
+class AdaptiveModel(nn.Module, abc.ABC):
+    """A method's model: an encoder with whatever the method adds."""
+
+    encoder: Encoder
+    n_labels: int
+
+    @abc.abstractmethod
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Returns the full-depth answer, float [batch, labels], logits or log-probabilities."""
+
+    @abc.abstractmethod
+    def stages(self, train: TrainConfig) -> list[Stage]:
+        """Returns the stages of its training, in order."""
+
+    @abc.abstractmethod
+    def steps(self) -> list[CompiledStep]:
+        """Returns the program it compiles down to."""
+
+
+class Pooling(nn.Module):
+    """One vector per row from its tokens: masked mean, learned attention, or the first token."""
+
+    def __init__(self, pool: Pool, hidden_size: int) -> None:
+        super().__init__()
+        self.pool = pool
+        if pool == "attention":
+            self.score = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns float [batch, hidden]; padding has no influence.
+
+        Args:
+            hidden: Hidden states, float [batch, tokens, hidden].
+            attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
+        """
+        if self.pool == "cls":
+            return hidden[:, 0]
+        mask = attention_mask.to(hidden.dtype)
+        if self.pool == "attention":
+            scores = self.score(hidden).squeeze(-1).masked_fill(attention_mask == 0, -1.0e4)
+            weights = torch.softmax(scores, dim=-1) * mask
+        else:
+            weights = mask / mask.sum(dim=1, keepdim=True)
+        return torch.bmm(weights[:, None, :].to(hidden.dtype), hidden).squeeze(1)
+
+
+class EmbedStep(nn.Module):
+    """The embeddings as a step. The mask is an input so that every program starts with the same values."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Returns hidden states, float [batch, tokens, hidden]."""
+        return self.embeddings(input_ids, token_type_ids)
+
+
+def embed_step(encoder: Encoder) -> CompiledStep:
+    """Returns the step that starts every row."""
+    return CompiledStep(
+        kind="embed",
+        layer=0,
+        file="embed",
+        module=EmbedStep(encoder.embeddings),
+        inputs=("input_ids", "token_type_ids"),
+        outputs=("hidden",),
+        macs=Macs(),
+    )
+
+
+def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
+    """Returns the step of one whole layer; `index` counts from 0."""
+    width, expanded = config.hidden_size, config.feed_forward_size
+    return CompiledStep(
+        kind="layer",
+        layer=index + 1,
+        file=f"layer_{index:02d}",
+        module=layer,
+        inputs=("hidden", "attention_mask"),
+        outputs=("hidden",),
+        macs=Macs(token=4 * width * width + 2 * width * expanded, token_pair=2 * width),
+    )
+
+
+@torch.no_grad()
+def full_depth(steps: Sequence[CompiledStep], batch: Batch) -> list[dict[str, Tensor]]:
+    """Runs every step of a program on every row, in torch, and returns what its exits and heads gave.
+
+    Args:
+        steps: A program.
+        batch: Its input; `token_type_ids` of None means all 0.
+
+    Returns:
+        For each exit or head, in order, its outputs by name, rows on axis 0.
+    """
+    types = batch.token_type_ids
+    values = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "token_type_ids": torch.zeros_like(batch.input_ids) if types is None else types,
+    }
+    answers = []
+    for step in steps:
+        outputs = step.module(*(values[name] for name in step.inputs))
+        named = dict(zip(step.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+        if step.kind in ("exit", "head"):
+            answers.append(named)
+        values.update(named)
+    return answers
+
+
+def groups(encoder: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], train: TrainConfig) -> list[ParameterGroup]:
+    """Returns the usual two groups: the encoder, and everything new, which learns faster."""
+    return [
+        ParameterGroup(parameters=list(encoder), learning_rate=train.learning_rate),
+        ParameterGroup(parameters=list(heads), learning_rate=train.learning_rate * train.head_learning_rate_factor),
+    ]

@@ -1,0 +1,41 @@
+"""never: no row stops early. Every exit is still evaluated, and the answer is the method's own at full depth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edgebert import policies
+from edgebert.policies import ExitPosition, Outputs, State, Verdict, log_probabilities
+
+CHEAPER: dict[str, Literal["lower", "higher"]] = {}
+GRID: list[dict[str, float]] = []
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """There is no knob."""
+
+
+class Policy:
+    """The method's own rule, kept from stopping; without one, each exit's own answer."""
+
+    def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: policies.Policy | None = None) -> None:
+        self.rule = rule
+
+    def start(self, rows: int) -> State:
+        """Returns the own rule's state."""
+        return self.rule.start(rows) if self.rule else {}
+
+    def reads(self, position: ExitPosition) -> bool:
+        """Every exit is read."""
+        return True
+
+    def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
+        """Folds the own rule and stops nobody."""
+        if self.rule:
+            verdict = self.rule.fold(state, outputs, position)
+        else:
+            verdict = Verdict(state, np.zeros(0, np.bool_), log_probabilities(outputs))
+        return Verdict(verdict.state, np.zeros(len(verdict.scores), np.bool_), verdict.scores)

@@ -1,0 +1,6 @@
+"""The sides of a measurement, one per file; each runs only in a child process that `edgebert.bench` starts.
+
+`bundle` is an edgebert bundle; every other file is a rival that `bench --against NAME` times beside it. A file
+defines `Side`, which meets the protocol of the same name in `_measure.py`. Heavy packages are imported when a `Side`
+is made, never on import, so that a missing one can be named.
+"""

@@ -1,0 +1,77 @@
+"""A side's child process: `python -m edgebert.rivals`, spoken to as `_protocol.py` says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from edgebert import registry
+from edgebert.errors import EdgeBertError
+from edgebert.rivals._measure import Measurement, Side, prepare, time_turn
+from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec
+
+
+def main() -> None:
+    """Loads the side that the first line names and answers the lines after it."""
+    # An interrupt on a terminal reaches the whole group; the parent ends this process itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with _private_stdout() as out:
+        try:
+            for reply in _serve(sys.stdin.buffer):
+                _send(out, reply)
+        except EdgeBertError as error:
+            _send(out, Failed(type(error).__name__, str(error)))
+
+
+def _private_stdout() -> BinaryIO:
+    """Keeps stdout for the protocol; what libraries print goes to stderr from now on."""
+    sys.stdout.flush()
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return out
+
+
+def _serve(lines: BinaryIO) -> Iterator[Reply]:
+    side: Side
+    side, ready = _load(msgspec.json.decode(lines.readline(), type=Spec))
+    yield ready
+    measurements: list[Measurement] = []
+    for line in lines:
+        request = msgspec.json.decode(line, type=Request)
+        if isinstance(request, Prepare):
+            measurement, prepared = prepare(side, request.case, len(measurements))
+            measurements.append(measurement)
+            yield prepared
+        else:
+            yield time_turn(side, measurements[request.case])
+
+
+def _load(spec: Spec) -> tuple[Side, Ready]:
+    start = time.perf_counter()
+    side: Side = registry.load("edgebert.rivals", spec.side).Side(spec)
+    load_ms = (time.perf_counter() - start) * 1000.0
+    about = side.describe()
+    return side, Ready(
+        pid=os.getpid(),
+        load_ms=load_ms,
+        method=about.method,
+        policy=about.policy,
+        knobs=about.knobs,
+        precision=about.precision,
+    )
+
+
+def _send(out: BinaryIO, reply: Reply) -> None:
+    out.write(msgspec.json.encode(reply) + b"\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The static model that the rivals `torch` and `optimum` time: a checkpoint's, or the bundle's shape at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgebert.bundle.manifest import Manifest
+from edgebert.errors import ConfigError, require
+from edgebert.rivals._protocol import Spec
+
+
+def open_model(spec: Spec, manifest: Manifest) -> Any:
+    """Returns a sequence classifier of `transformers`, ready for inference.
+
+    Args:
+        spec: `reference` is its checkpoint; None gives it random weights, since timing does not depend on them.
+        manifest: The bundle's, whose encoder shape a random model gets.
+
+    Raises:
+        ConfigError: The checkpoint cannot be opened or has fewer token ids than the bundle, or the provider is not
+            the processor.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    purpose = f"bench --against {spec.side}"
+    require("torch", extra="train", purpose=purpose)
+    transformers = require("transformers", extra="train", purpose=purpose)
+    if spec.provider.lower() not in ("cpu", "cpuexecutionprovider"):
+        raise ConfigError(f"--against {spec.side}: runs on the provider cpu only, got {spec.provider}.")
+    if spec.reference is None:
+        return _random_model(transformers, manifest)
+    try:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(spec.reference)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--reference {spec.reference}: cannot be opened as a checkpoint: {reason}") from error
+    if model.config.vocab_size < manifest.encoder.vocabulary_size:
+        raise ConfigError(
+            f"--reference {spec.reference}: expected at least the bundle's {manifest.encoder.vocabulary_size} token "
+            f"ids, got {model.config.vocab_size}; name the checkpoint the bundle was made from."
+        )
+    return model.eval()
+
+
+def _random_model(transformers: Any, manifest: Manifest) -> Any:
+    from edgebert.encoders._blocks import EncoderConfig
+    from edgebert.encoders._checkpoint import settings_of
+
+    facts = manifest.encoder
+    shape = EncoderConfig(
+        family=facts.family,
+        layers=facts.layers,
+        hidden_size=facts.hidden_size,
+        heads=facts.heads,
+        feed_forward_size=facts.feed_forward_size,
+        vocabulary_size=facts.vocabulary_size,
+        max_positions=facts.max_length,
+        token_types=facts.token_types,
+        pad_token_id=facts.pad_token_id,
+    )
+    config = transformers.AutoConfig.for_model(**settings_of(shape), num_labels=len(manifest.labels))
+    return transformers.AutoModelForSequenceClassification.from_config(config).eval()

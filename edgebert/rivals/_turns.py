@@ -1,0 +1,80 @@
+"""Sides loaded side by side, each in its own process, that are timed turn by turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.bundle import Bundle
+from edgebert.output import Advance
+from edgebert.rivals._process import SideProcess
+from edgebert.rivals._protocol import Case, Prepared, Spec, Timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedSide:
+    """A side to be timed.
+
+    Attributes:
+        label: Its name in the rows: the bundle's path as given, or the rival's name.
+        rival_of: The bundle that a rival is made after; None for a bundle.
+        spec: What its process loads.
+        bundle: The bundle that `spec` names.
+        batch: Its own batch size; None is that of the case.
+    """
+
+    label: str
+    rival_of: str | None
+    spec: Spec
+    bundle: Bundle
+    batch: int | None = None
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What one side gave in one case: how it was prepared, its turns in order, and their numbers within the case."""
+
+    side: TimedSide
+    process: SideProcess
+    case: Case
+    prepared: Prepared
+    timed: list[Timed] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+
+    def text_ms(self) -> NDArray[np.float64]:
+        """Returns the mean wall time of a text in each repeat, in ms, float64 [repeats]."""
+        per_call = np.array([float(np.mean(turn.call_ms)) for turn in self.timed])
+        return per_call / self.prepared.texts_per_call
+
+
+@contextlib.contextmanager
+def open_sides(sides: Sequence[TimedSide], threads: int) -> Iterator[list[SideProcess]]:
+    """Loads every side in a process of its own, one after the other; they end with the context."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(SideProcess(msgspec.structs.replace(side.spec, threads=threads), label=side.label))
+            for side in sides
+        ]
+
+
+def time_together(
+    sides: Sequence[tuple[TimedSide, SideProcess]], cases: Sequence[Case], repeats: int, advance: Advance
+) -> list[Record]:
+    """Times each side on its case. Every side has one turn a repeat, in the reverse order every other time."""
+    records = [
+        Record(side=side, process=process, case=case, prepared=process.prepare(case))
+        for (side, process), case in zip(sides, cases, strict=True)
+    ]
+    turn = 0
+    for repeat in range(repeats):
+        for record in records if repeat % 2 == 0 else reversed(records):
+            record.timed.append(record.process.time(record.prepared.case))
+            record.turns.append(turn)
+            turn += 1
+            advance(1, record.side.label)
+    return records

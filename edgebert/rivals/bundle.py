@@ -1,0 +1,59 @@
+"""bundle: an edgebert bundle, through `EdgeModel` as any user runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgebert.bundle.manifest import Knobs
+from edgebert.rivals._measure import Description, LayersRun
+from edgebert.rivals._protocol import Case, Spec
+from edgebert.runtime.model import EdgeModel
+from edgebert.text import Encoded, Text, Values
+
+
+class Side:
+    """A loaded bundle with its policy."""
+
+    def __init__(self, spec: Spec) -> None:
+        spec.refuse_reference()
+        self._model = EdgeModel.from_pretrained(
+            spec.bundle, policy=spec.policy, threads=spec.threads, provider=spec.provider, compact=spec.compact
+        )
+        self._spec = spec
+        self._follow(spec.policy, spec.knobs)
+
+    def describe(self) -> Description:
+        """Returns the method and the policy in use."""
+        manifest, point = self._model.manifest, self._model.policy
+        return Description(
+            method=manifest.method,
+            policy=point.policy,
+            knobs=point.knobs,
+            precision=manifest.precision,
+            layers=manifest.encoder.layers,
+        )
+
+    def choose(self, case: Case) -> None:
+        """Takes on the case's policy, or goes back to the one it was loaded with."""
+        if case.policy is None:
+            self._follow(self._spec.policy, self._spec.knobs)
+        else:
+            self._follow(case.policy, case.knobs)
+
+    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Returns token ids of texts."""
+        return self._model.encode(texts)
+
+    def run_batch(self, values: Values) -> LayersRun:
+        """Answers one batch as it is."""
+        return self._model.forward(**values).layers_run
+
+    def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
+        """Answers token ids in batches of like length."""
+        return self._model.run_encoded(rows, batch_size=batch_size).layers_run
+
+    def _follow(self, policy: str, knobs: Knobs) -> None:
+        """Sets a policy; knobs on top of `default` may also mean another policy, the one that has them."""
+        self._model.set_policy(policy)
+        if knobs:
+            self._model.set_policy(None if policy == "default" else policy, **knobs)

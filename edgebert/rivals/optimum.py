@@ -1,0 +1,42 @@
+"""optimum: the static model exported and run by optimum on ONNX Runtime, as its users do."""
+
+from __future__ import annotations
+
+import tempfile
+
+import onnxruntime
+
+from edgebert.errors import require
+from edgebert.rivals._hugging_face import open_model
+from edgebert.rivals._measure import LayersRun
+from edgebert.rivals._protocol import Spec
+from edgebert.rivals._static import StaticSide
+from edgebert.text import Values
+
+
+class Side(StaticSide):
+    """An `ORTModelForSequenceClassification` in fp32, exported when this is made.
+
+    Raises:
+        ConfigError: The reference or the provider cannot be used.
+        MissingExtraError: optimum, torch or transformers is not installed.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        optimum = require("optimum.onnxruntime", extra="optimum", purpose="bench --against optimum")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = spec.threads
+        options.inter_op_num_threads = 1
+        model = open_model(spec, self.bundle.manifest)
+        self.layers = model.config.num_hidden_layers
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            self._model = optimum.ORTModelForSequenceClassification.from_pretrained(
+                folder, export=True, provider="CPUExecutionProvider", session_options=options
+            )
+
+    def run_batch(self, values: Values) -> LayersRun:
+        """Answers one batch as it is."""
+        self._model(**values)
+        return None

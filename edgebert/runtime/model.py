@@ -1,0 +1,482 @@
+"""EdgeModel: a bundle that answers."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle, open_bundle
+from edgebert.bundle.files import publish
+from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, OperatingPoint
+from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, require, suggestion
+from edgebert.policies import Policy, knob_names, make_policy
+from edgebert.runtime.engine import Call, Engine, Outcome
+from edgebert.runtime.results import Forward, LabelScore, Prediction, softmax
+from edgebert.runtime.sessions import Graph, as_input, make_graph
+from edgebert.runtime.threads import available_threads
+from edgebert.text import Encoded, Text, TextEncoder, Values, batches
+
+MAX_BATCH_TOKENS = 8192
+
+
+class EdgeModel:
+    """A bundle, loaded and ready to answer. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        policy: str = "default",
+        threads: int | None = None,
+        provider: str = "cpu",
+        session_options: onnxruntime.SessionOptions | None = None,
+        compact: bool = True,
+    ) -> None:
+        """Loads the graphs of an opened bundle; see `from_pretrained`."""
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads: expected 1 or more, got {threads}.")
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.threads = threads or available_threads()
+        self.provider = provider
+        self.compact = compact
+        self._policy, self._point = self._resolve(policy, {})
+        paths = {step.graph for step in self.manifest.program if step.graph is not None}
+        graphs = {
+            path: make_graph(
+                bundle.read(path),
+                name=str(bundle.path / path),
+                threads=self.threads,
+                provider=provider,
+                session_options=session_options,
+            )
+            for path in sorted(paths)
+        }
+        self._engine: Engine | None = Engine(self.manifest.program, graphs, n_labels=len(self.manifest.labels))
+        self._text: TextEncoder | None = None
+        if bundle.has(TOKENIZER_NAME):
+            facts = self.manifest.encoder
+            self._text = TextEncoder(
+                bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        policy: str = "default",
+        threads: int | None = None,
+        provider: str = "cpu",
+        session_options: onnxruntime.SessionOptions | None = None,
+        compact: bool = True,
+    ) -> EdgeModel:
+        """Opens a bundle.
+
+        Args:
+            path: A bundle folder, or the hub id of one.
+            policy: Name of an operating point in the bundle, or of a policy.
+            threads: Threads inside an operator; None takes what the process may use.
+            provider: `cpu` or `cuda`.
+            session_options: ONNX Runtime options to use instead of ours.
+            compact: Let finished rows leave their batch at once.
+
+        Raises:
+            BundleError: There is no bundle, or it is refused.
+            ConfigError: The policy or provider is unknown.
+            MissingExtraError: The provider, or what a hub id needs, is not installed.
+        """
+        bundle = open_bundle(_download(str(path)) if _is_hub_id(path) else path)
+        return cls(
+            bundle,
+            policy=policy,
+            threads=threads,
+            provider=provider,
+            session_options=session_options,
+            compact=compact,
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label names, in the order of `predict_proba`'s columns."""
+        return self.manifest.labels
+
+    @property
+    def policy(self) -> OperatingPoint:
+        """The policy in use, with its knobs."""
+        return self._point
+
+    def set_policy(self, name: str | None = None, **knobs: float | int | str | None) -> None:
+        """Changes when rows stop; calls already under way keep the old policy.
+
+        Args:
+            name: An operating point or a policy. None keeps the one in use, or takes the one policy of the method
+                that has the given knobs.
+            knobs: Knobs to set, such as `threshold=0.85`.
+
+        Raises:
+            ConfigError: A name is unknown, or a value makes no sense.
+        """
+        if name is None and not set(knobs) <= set(knob_names(self._point.policy)):
+            fitting = [p for p in self.manifest.policies if set(knobs) <= set(knob_names(p))]
+            if len(fitting) != 1:
+                known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
+                wrong = sorted(set(knobs) - known)
+                raise ConfigError(
+                    f"unknown knob {wrong[0]!r}.{suggestion(wrong[0], known)}"
+                    if wrong
+                    else f"no policy of {self.manifest.method} has the knobs {', '.join(sorted(knobs))} together."
+                )
+            name = fitting[0]
+        if name is None:
+            self._policy, self._point = self._resolve(self._point.policy, {**self._point.knobs, **knobs})
+        else:
+            self._policy, self._point = self._resolve(name, knobs)
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str too
+        self,
+        texts: Text,
+        *,
+        top_k: int | None = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> Prediction: ...
+    @overload
+    def __call__(
+        self,
+        texts: Sequence[Text],
+        *,
+        top_k: int | None = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """Answers texts, or pairs of texts as tuples, in the order given.
+
+        Args:
+            texts: A text, a pair, or a sequence of them.
+            top_k: Also give this many most probable labels.
+            batch_size: Most texts in a batch.
+            max_length: Cut texts to this many tokens; None is the model's own limit.
+            show_progress: Show a progress bar on stderr.
+
+        Raises:
+            DataError: A text is not a text.
+            EdgeBertError: The bundle has no tokenizer, or the model is closed.
+        """
+        if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
+            return self._answer([texts], top_k, 1, max_length, False)[0]
+        if not isinstance(texts, Iterable):
+            raise DataError(f"texts: expected a str, a pair of str or a list of them, got {type(texts).__name__}.")
+        return self._answer(list(texts), top_k, batch_size, max_length, show_progress)
+
+    def stream(
+        self,
+        texts: Iterable[Text],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        window: int = 1024,
+    ) -> Iterator[Prediction]:
+        """Answers an iterable of any length in bounded memory, in order.
+
+        Args:
+            texts: Texts or pairs.
+            top_k: Also give this many most probable labels.
+            batch_size: Most texts in a batch.
+            max_length: Cut texts to this many tokens.
+            window: How many texts are read ahead and sorted by length.
+        """
+        if window < 1:
+            raise ConfigError(f"window: expected 1 or more, got {window}.")
+        iterator = iter(texts)
+        while chunk := list(itertools.islice(iterator, window)):
+            yield from self._answer(chunk, top_k, batch_size, max_length, False)
+
+    def predict(self, texts: Sequence[Text], **options: Any) -> list[str]:
+        """Returns the most probable label of each text."""
+        return [prediction.label for prediction in self._answer(list(texts), **_defaults(options))]
+
+    def predict_proba(
+        self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
+    ) -> NDArray[np.float64]:
+        """Returns probabilities, float64 [texts, labels]."""
+        encoded = self.encode(texts, max_length=max_length)
+        return softmax(self.run_encoded(encoded, batch_size=batch_size).scores)
+
+    def forward(
+        self,
+        input_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        token_type_ids: NDArray[Any] | None = None,
+    ) -> Forward:
+        """Answers token ids, one batch as it is.
+
+        Args:
+            input_ids: int [rows, tokens].
+            attention_mask: 1 for a token, 0 for padding, int [rows, tokens]; None means no padding.
+            token_type_ids: int [rows, tokens]; None means all 0.
+
+        Raises:
+            DataError: The shapes do not fit, an id is outside the vocabulary, or a row is all padding.
+        """
+        engine = self._open_engine()
+        ids = as_input(np.atleast_2d(input_ids))
+        mask = np.ones_like(ids) if attention_mask is None else as_input(np.atleast_2d(attention_mask))
+        types = np.zeros_like(ids) if token_type_ids is None else as_input(np.atleast_2d(token_type_ids))
+        self._check_ids(ids, mask, types)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        outcome = engine.run(values, self._policy, compact=self.compact)
+        ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
+        return Forward(outcome.scores, outcome.exit_layer, outcome.layers_run, ratio)
+
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None) -> list[Encoded]:
+        """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart."""
+        if self._text is None:
+            raise EdgeBertError(
+                f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
+                "use forward(), or export a trained checkpoint."
+            )
+        return self._text.encode(texts, max_length=max_length)
+
+    def run_encoded(
+        self,
+        encoded: Sequence[Encoded],
+        *,
+        batch_size: int = 32,
+        sort: bool = True,
+        show_progress: bool = False,
+    ) -> Outcome:
+        """Runs token ids in batches of like length; every array of the outcome is in the order given.
+
+        Args:
+            encoded: Token ids.
+            batch_size: Most rows in a batch.
+            sort: Put rows of like length together. False batches them as they come.
+            show_progress: Show a progress bar on stderr.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
+        engine, policy = self._open_engine(), self._policy
+        n = len(encoded)
+        total = Outcome(
+            scores=np.zeros((n, len(self.labels))),
+            exit_layer=np.zeros(n, np.int64),
+            layers_run=np.zeros(n, np.int64),
+            macs=np.zeros(n),
+        )
+        lengths = [len(row.ids) for row in encoded]
+        for places in _progress(
+            batches(lengths, max_rows=batch_size, max_tokens=MAX_BATCH_TOKENS, sort=sort), n, show_progress
+        ):
+            outcome = engine.run(self._pad([encoded[i] for i in places]), policy, compact=self.compact)
+            total.scores[places] = outcome.scores
+            total.exit_layer[places] = outcome.exit_layer
+            total.layers_run[places] = outcome.layers_run
+            total.macs[places] = outcome.macs
+            total.calls.extend(outcome.calls)
+        return total
+
+    def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
+        """Returns what all layers spend on rows of these lengths, in multiply-accumulates, float64 [rows]."""
+        layers = [step.macs.of(np.asarray(lengths)) for step in self.manifest.program if step.kind == "layer"]
+        total: NDArray[np.float64] = np.sum(layers, axis=0, dtype=np.float64)
+        return total
+
+    def only_layers(self, layers: Sequence[int]) -> EdgeModel:
+        """Returns a model that leaves the other layers out, untrained, on the same sessions.
+
+        It serves to measure what a static model of fewer layers is worth.
+
+        Args:
+            layers: The layers to keep, counted from 1. The last one must stay: a head may be linked to it.
+        """
+        if self.manifest.encoder.layers not in layers:
+            raise ConfigError(f"layers: expected the last one, {self.manifest.encoder.layers}, among {list(layers)}.")
+        part = copy.copy(self)
+        program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
+        part._engine = Engine(program, self.graphs, n_labels=len(self.labels))
+        return part
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """The loaded graphs, by their path in the bundle."""
+        return dict(self._open_engine().graphs)
+
+    def layer_rows(self, calls: Sequence[Call]) -> int:
+        """Returns how many rows went through layer graphs in these session calls, all layers together."""
+        layers = {step.graph for step in self.manifest.program if step.kind == "layer"}
+        return sum(call.rows for call in calls if call.graph in layers)
+
+    def save_pretrained(self, path: str | Path, *, force: bool = False) -> Path:
+        """Copies the bundle, checked, into a new folder and returns it."""
+        target = Path(path)
+        with publish(target, force=force) as partial:
+            for name in [*self.manifest.files, MANIFEST_NAME]:
+                if name == CARD_NAME and not (self.bundle.path / name).exists():
+                    continue
+                copy = partial / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if name in (MANIFEST_NAME, CARD_NAME):
+                    shutil.copyfile(self.bundle.path / name, copy)
+                else:
+                    copy.write_bytes(self.bundle.read(name))
+        return target
+
+    def close(self) -> None:
+        """Lets the sessions go; later calls raise."""
+        self._engine = None
+
+    def __enter__(self) -> EdgeModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(
+        self,
+        texts: list[Any],
+        top_k: int | None,
+        batch_size: int,
+        max_length: int | None,
+        show_progress: bool,
+    ) -> list[Prediction]:
+        encoded = self.encode(texts, max_length=max_length)
+        outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
+        probabilities = softmax(outcome.scores)
+        ratios = outcome.macs / self.full_macs([len(row.ids) for row in encoded])
+        return [
+            self._prediction(row, probabilities[i], outcome, i, float(ratios[i]), top_k)
+            for i, row in enumerate(encoded)
+        ]
+
+    def _prediction(
+        self,
+        row: Encoded,
+        probabilities: NDArray[Any],
+        outcome: Outcome,
+        i: int,
+        ratio: float,
+        top_k: int | None,
+    ) -> Prediction:
+        best = int(probabilities.argmax())
+        order = np.argsort(-probabilities, kind="stable")[: top_k or 0]
+        return Prediction(
+            label=self.labels[best],
+            score=float(probabilities[best]),
+            exit_layer=int(outcome.exit_layer[i]),
+            layers_run=int(outcome.layers_run[i]),
+            cost_ratio=ratio,
+            tokens=len(row.ids),
+            truncated=row.truncated,
+            top=tuple(LabelScore(self.labels[j], float(probabilities[j])) for j in order) if top_k else None,
+        )
+
+    def _resolve(self, name: str, knobs: Knobs) -> tuple[Policy, OperatingPoint]:
+        """Makes the policy of an operating point's or a policy's name, with knobs on top."""
+        points, rule = self.manifest.operating_points, self.manifest.rule
+        if name in points:
+            point = points[name]
+        elif name in self.manifest.policies:
+            point = rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
+        else:
+            known = [*points, *self.manifest.policies]
+            raise ConfigError(f"unknown policy {name!r} for this bundle.{suggestion(name, known)}")
+        point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **knobs})
+        policy = make_policy(
+            point.policy, point.knobs, exit_layers=self.manifest.exit_layers, rule=(rule.policy, rule.knobs)
+        )
+        return policy, point
+
+    def _pad(self, rows: Sequence[Encoded]) -> Values:
+        assert self._text is not None
+        return self._text.pad(rows)
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
+        return self._engine
+
+    def _check_ids(self, ids: NDArray[Any], mask: NDArray[Any], types: NDArray[Any]) -> None:
+        facts = self.manifest.encoder
+        if ids.shape != mask.shape or ids.shape != types.shape or ids.ndim != 2 or not ids.size:
+            raise DataError(
+                "expected input_ids, attention_mask and token_type_ids of one shape [rows, tokens], got "
+                f"{ids.shape}, {mask.shape} and {types.shape}."
+            )
+        if ids.shape[1] > facts.max_length:
+            raise DataError(f"input_ids: expected at most {facts.max_length} tokens, got {ids.shape[1]}.")
+        if ids.min() < 0 or ids.max() >= facts.vocabulary_size:
+            raise DataError(
+                f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}."
+            )
+        if types.min() < 0 or types.max() >= max(facts.token_types, 1):
+            raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
+        if not mask.any(axis=1).all():
+            raise DataError("attention_mask: a row is all padding.")
+
+
+def _defaults(options: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Any] = {"top_k": None, "batch_size": 32, "max_length": None, "show_progress": False}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown option {name!r}.{suggestion(name, known)}")
+    return {**known, **options}
+
+
+def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -> Iterator[NDArray[np.int64]]:
+    """Passes the batches on, with a progress bar on stderr when asked for."""
+    if not is_shown:
+        yield from groups
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("texts", total=total)
+        for group in groups:
+            yield group
+            bar.advance(task, len(group))
+
+
+def _is_hub_id(path: str | Path) -> bool:
+    text = str(path)
+    return isinstance(path, str) and not Path(text).exists() and text.count("/") == 1 and text[0] not in "./~"
+
+
+def _download(hub_id: str) -> Path:
+    """Fetches a bundle from the hub.
+
+    Raises:
+        BundleError: There is no such bundle folder, and the hub has none either.
+    """
+    hub = require("huggingface_hub", extra="hub", purpose=f"{hub_id}: no such folder, and opening a hub id")
+    try:
+        return Path(hub.snapshot_download(hub_id))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{hub_id}: no such bundle folder, and not to be had from the hub: {reason}") from error

@@ -1,0 +1,75 @@
+"""What the model answers: one prediction per text, and the raw answer of `forward`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one text, and what it cost.
+
+    Attributes:
+        label: The most probable label.
+        score: Its probability, 0 to 1.
+        exit_layer: The layer after which the row stopped, counted from 1.
+        layers_run: How many layers ran.
+        cost_ratio: Multiply-accumulates spent, over those of all layers on the same text.
+        tokens: Length of the text in tokens, after truncation.
+        truncated: Whether the end of the text was cut off.
+        top: The `top_k` most probable labels, when asked for.
+    """
+
+    label: str
+    score: float
+    exit_layer: int
+    layers_run: int
+    cost_ratio: float
+    tokens: int
+    truncated: bool
+    top: tuple[LabelScore, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain data, `top` only when it was asked for."""
+        fields = asdict(self)
+        if self.top is None:
+            del fields["top"]
+        else:
+            fields["top"] = [asdict(entry) for entry in self.top]
+        return fields
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The raw answer for a batch of token ids.
+
+    Attributes:
+        logits: Logits or log-probabilities, float [rows, labels].
+        exit_layer: The layer after which each row stopped, int64 [rows].
+        layers_run: How many layers ran on each row, int64 [rows].
+        cost_ratio: Multiply-accumulates spent, over those of all layers, float64 [rows].
+    """
+
+    logits: NDArray[Any]
+    exit_layer: NDArray[np.int64]
+    layers_run: NDArray[np.int64]
+    cost_ratio: NDArray[np.float64]
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns probabilities, float64 [rows, labels]; log-probabilities come back as they were."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities

@@ -1,0 +1,111 @@
+"""Texts to token ids, and token ids to batches of like length."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from edgebert.errors import BundleError, DataError
+
+Values = dict[str, NDArray[Any]]
+"""Arrays by name, rows on axis 0."""
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text as token ids; `truncated` says whether its end was cut off."""
+
+    ids: list[int]
+    type_ids: list[int]
+    truncated: bool
+
+
+class TextEncoder:
+    """A tokenizer with the model's limits."""
+
+    def __init__(self, tokenizer_json: bytes, *, max_length: int, pad_token_id: int) -> None:
+        """Reads a `tokenizer.json`.
+
+        Raises:
+            BundleError: It is not one.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        except Exception as error:
+            raise BundleError(f"tokenizer.json: cannot be read: {error}") from error
+        self._tokenizer.no_padding()
+        self._lock = threading.Lock()  # a tokenizer's truncation is a setting of its own, and not to be changed in use
+        self.max_length = max_length
+        self.pad_token_id = pad_token_id
+
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None) -> list[Encoded]:
+        """Returns the token ids of texts or pairs, cut to `max_length` tokens (at most the model's own).
+
+        Raises:
+            DataError: A text is not a text, named by its number from 0.
+        """
+        limit = self.max_length if max_length is None else min(max_length, self.max_length)
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        if limit <= special:
+            raise DataError(f"max_length: expected more than {special}, got {limit}.")
+        cleaned = [_clean(text, number) for number, text in enumerate(texts)]
+        with self._lock:
+            self._tokenizer.enable_truncation(limit)
+            encodings = self._tokenizer.encode_batch(cleaned)
+        return [Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
+
+    def pad(self, rows: Sequence[Encoded]) -> Values:
+        """Returns a batch: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens]."""
+        tokens = max(len(row.ids) for row in rows)
+        ids = np.full((len(rows), tokens), self.pad_token_id, np.int64)
+        mask = np.zeros_like(ids)
+        types = np.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = row.ids
+            types[number, : len(row.ids)] = row.type_ids
+            mask[number, : len(row.ids)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def batches(
+    lengths: Sequence[int], *, max_rows: int, max_tokens: int, sort: bool = True
+) -> Iterator[NDArray[np.int64]]:
+    """Yields the places of rows that go together: like lengths, few enough rows, and a bounded padded size.
+
+    Args:
+        lengths: Tokens of each row.
+        max_rows: Most rows in a batch.
+        max_tokens: Most tokens in a batch, padding included; a single longer row is a batch of its own.
+        sort: Sort by length first (stable). False keeps the order.
+    """
+    order = np.argsort(np.asarray(lengths), kind="stable") if sort else np.arange(len(lengths))
+    start = 0
+    while start < len(order):
+        stop, longest = start, 0
+        while stop < len(order) and stop - start < max_rows:
+            longest = max(longest, lengths[order[stop]])
+            if stop > start and longest * (stop - start + 1) > max_tokens:
+                break
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+def _clean(text: object, number: int) -> Text:
+    """Checks one text and replaces lone surrogates, which no tokenizer can read."""
+    if isinstance(text, str):
+        return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    if isinstance(text, tuple | list) and len(text) == 2:
+        first, second = (_clean(part, number) for part in text)
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+    raise DataError(f"text {number}: expected a str or a pair of str, got {type(text).__name__}.")

@@ -1,0 +1,161 @@
+"""The only training loop: runs a method's stages, one after the other, on transformers.Trainer.
+
+The Trainer brings mixed precision, several devices, clipping and resuming; this file tells it what a stage is.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from edgebert.config import TrainConfig
+from edgebert.methods._program import Batch, Stage
+from edgebert.output import Advance, Reporter
+from edgebert.training.rows import LengthGroupedSampler, Rows
+
+
+class _StageModule(nn.Module):
+    """A stage as the Trainer wants it: a module whose forward gives the loss."""
+
+    def __init__(self, model: nn.Module, stage: Stage) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = stage.loss
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        batch = Batch(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, labels=labels)
+        return {"loss": self._loss(batch)}
+
+
+class _StageTrainer(transformers.Trainer):
+    """The Trainer with our optimizer groups and length-grouped batches."""
+
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, *, rows: Rows, stage: Stage, config: TrainConfig, **options: Any) -> None:
+        super().__init__(train_dataset=rows, data_collator=rows.collate, **options)
+        self._stage = stage
+        self._config = config
+
+    def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
+        """Makes AdamW with the stage's groups; biases and norms do not decay."""
+        if self.optimizer is None:
+            groups = [
+                {
+                    "params": [p for p in group.parameters if (p.ndim >= 2) == decays],
+                    "lr": group.learning_rate,
+                    "weight_decay": self._config.weight_decay if decays else 0.0,
+                }
+                for group in self._stage.groups
+                for decays in (True, False)
+            ]
+            self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        return self.optimizer
+
+    def _get_train_sampler(self, *_: Any) -> LengthGroupedSampler:
+        assert isinstance(self.train_dataset, Rows)
+        lengths = [len(row.ids) for row in self.train_dataset.encoded]
+        return LengthGroupedSampler(lengths, self._config.batch_size, self.args.seed)
+
+
+class _Progress(transformers.TrainerCallback):
+    """Passes steps and losses on to our progress display."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._note = ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._note = f"loss {logs['loss']:.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(1, self._note)
+
+
+def train_stage(
+    model: nn.Module,
+    stage: Stage,
+    rows: Rows,
+    *,
+    config: TrainConfig,
+    epochs: float,
+    seed: int,
+    folder: Path,
+    max_steps: int | None,
+    is_resumed: bool,
+    reporter: Reporter,
+) -> None:
+    """Trains one stage; the model is changed in place.
+
+    Args:
+        model: The method's model.
+        stage: What is trained, and its loss.
+        rows: The training rows.
+        config: The section `train` of the configuration.
+        epochs: How many times every row is seen; a fraction ends early.
+        seed: Of the order of rows and of dropout.
+        folder: Where the stage's own resumable checkpoints go.
+        max_steps: Stop after this many steps; None runs all epochs.
+        is_resumed: Go on from the newest checkpoint in the folder, if there is one.
+        reporter: Where progress goes.
+    """
+    steps = math.ceil(epochs * math.ceil(len(rows) / config.batch_size))
+    steps = steps if max_steps is None else min(steps, max_steps)
+    if steps == 0:
+        return
+    trained = {id(p) for group in stage.groups for p in group.parameters}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    with reporter.track(f"train {stage.name}", steps) as advance:
+        trainer = _StageTrainer(
+            model=_StageModule(model, stage),
+            args=_arguments(config, steps, seed, folder),
+            rows=rows,
+            stage=stage,
+            config=config,
+            callbacks=[_Progress(advance)],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.remove_callback(transformers.ProgressCallback)
+        resumable = is_resumed and any(folder.glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=resumable or None)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def has_bf16() -> bool:
+    """Says whether the device that would train computes in bf16 at full speed."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability in ("AVX512", "AMX") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _arguments(config: TrainConfig, steps: int, seed: int, folder: Path) -> transformers.TrainingArguments:
+    wants_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16())
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(config.warmup_share * steps),
+        max_grad_norm=1.0,
+        bf16=wants_bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        save_steps=500,
+        save_total_limit=1,
+        logging_steps=20,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,181 @@
+"""From a configuration to a checkpoint: data, encoder, stages, operating points."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgebert import registry
+from edgebert.bundle.files import check_target
+from edgebert.checkpoint import (
+    TOKENIZER_NAME,
+    Checkpoint,
+    CheckpointFacts,
+    build_model,
+    fetch_tokenizer,
+    save_checkpoint,
+)
+from edgebert.config import RunConfig, decode
+from edgebert.data import Example, read_examples
+from edgebert.embedded import resolve_source
+from edgebert.encoders._checkpoint import load_encoder
+from edgebert.errors import ConfigError, DataError, EdgeBertError
+from edgebert.methods._program import AdaptiveModel
+from edgebert.output import Reporter
+from edgebert.text import TextEncoder
+from edgebert.training.loop import train_stage
+from edgebert.training.operating_points import choose_operating_points
+from edgebert.training.rows import Rows, as_texts
+
+
+def train_model(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    max_steps: int | None = None,
+    is_resumed: bool = False,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Checkpoint:
+    """Trains a method and writes its checkpoint.
+
+    Args:
+        config: What to train, from what, on what.
+        folder: Where the checkpoint goes.
+        seed: Of new weights, the order of rows, and dropout.
+        max_steps: Stop every stage after this many steps.
+        is_resumed: Go on with an interrupted training of the same folder.
+        force: Replace an existing checkpoint, and start an interrupted training again.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DataError: The data cannot be used.
+        EdgeBertError: The folder cannot be written.
+    """
+    reporter = reporter or Reporter()
+    target = Path(folder)
+    check_target(target, force=force)
+    work = _work_folder(target, is_resumed=is_resumed, force=force)
+    train = config.train
+    task = registry.load("edgebert.tasks", train.task)
+    method = registry.load("edgebert.methods", config.method_name)
+    if len(train.stage_epochs) != len(method.STAGES):
+        raise ConfigError(
+            f"train.stage_epochs: {config.method_name} has the stages {', '.join(method.STAGES)}, "
+            f"so expected {len(method.STAGES)} numbers, got {train.stage_epochs}."
+        )
+    examples = _examples(config)
+    labels = task.label_names(examples)
+    torch.manual_seed(seed)
+    encoder = load_encoder(resolve_source(train.model))
+    model = build_model(encoder, config, len(labels))
+    tokenizer = fetch_tokenizer(resolve_source(train.model))
+    text = TextEncoder(
+        tokenizer[TOKENIZER_NAME],
+        max_length=min(train.max_length, encoder.config.max_positions),
+        pad_token_id=encoder.config.pad_token_id,
+    )
+    tuning, rest = _hold_out(examples, train.tuning_rows)
+    rows, tuning_rows = (
+        Rows(text.encode(as_texts(part)), task.encode_labels(part, labels, where=str(train.data)), text)
+        for part in (rest, tuning)
+    )
+    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {len(labels)} labels")
+    _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
+    settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
+    rule = method.rule(settings)
+    points = choose_operating_points(
+        model,
+        model.steps(),
+        tuning_rows,
+        rule=rule,
+        policies=method.POLICIES,
+        task=task,
+        max_drop_points=train.max_drop_points,
+    )
+    for name, point in points.items():
+        if point.metric is not None:
+            knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items())
+            reporter.say(
+                f"operating point {name}: {point.policy}({knobs}): {task.METRIC} {point.metric:.4f} at "
+                f"{point.mean_layers:.2f} layers on {point.chosen_on}"
+            )
+    facts = CheckpointFacts(labels=labels, seed=seed, config=config, operating_points=points)
+    checkpoint = Checkpoint(model, facts, tokenizer)
+    save_checkpoint(checkpoint, target, force=force)
+    shutil.rmtree(work, ignore_errors=True)
+    return checkpoint
+
+
+def _run_stages(
+    model: AdaptiveModel,
+    config: RunConfig,
+    rows: Rows,
+    seed: int,
+    max_steps: int | None,
+    work: Path,
+    is_resumed: bool,
+    reporter: Reporter,
+) -> None:
+    """Runs the stages in order; one that an interrupted training finished is loaded instead."""
+    for number, stage in enumerate(model.stages(config.train)):
+        finished = work / f"{number}-{stage.name}.safetensors"
+        if is_resumed and finished.is_file():
+            model.load_state_dict(load_file(finished))
+            reporter.say(f"train {stage.name}: finished before, loaded")
+            continue
+        start = time.monotonic()
+        train_stage(
+            model,
+            stage,
+            rows,
+            config=config.train,
+            epochs=config.train.stage_epochs[number],
+            seed=seed,
+            folder=work / f"{number}-{stage.name}",
+            max_steps=max_steps,
+            is_resumed=is_resumed,
+            reporter=reporter,
+        )
+        reporter.say(f"train {stage.name}: {time.monotonic() - start:.0f} s")
+        work.mkdir(parents=True, exist_ok=True)
+        partial = finished.with_suffix(".partial")
+        save_file(model.cpu().state_dict(), partial)
+        partial.rename(finished)
+
+
+def _examples(config: RunConfig) -> list[Example]:
+    if config.train.data is None:
+        raise ConfigError("train.data: expected a folder or hub id; give one with --data.")
+    examples = read_examples(config.train.data, split="train", columns=config.train.columns)
+    if len(examples) <= config.train.tuning_rows:
+        raise DataError(
+            f"{config.train.data}: {len(examples)} training rows, of which train.tuning_rows="
+            f"{config.train.tuning_rows} would be held out; lower it."
+        )
+    return examples
+
+
+def _hold_out(examples: list[Example], count: int) -> tuple[list[Example], list[Example]]:
+    """Splits off rows at random, the same ones whatever the training's seed, so that seeds are comparable."""
+    order = np.random.default_rng(0).permutation(len(examples))
+    return [examples[i] for i in order[:count]], [examples[i] for i in order[count:]]
+
+
+def _work_folder(target: Path, *, is_resumed: bool, force: bool) -> Path:
+    """Returns the folder of resumable checkpoints beside the target."""
+    work = target.absolute().with_name(f".{target.name}.training")
+    if work.exists() and not is_resumed:
+        if not force:
+            raise EdgeBertError(
+                f"{target}: an interrupted training is beside it; go on with --resume or start again with --force."
+            )
+        shutil.rmtree(work)
+    return work

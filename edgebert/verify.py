@@ -1,0 +1,225 @@
+"""Does a bundle say what its torch model says? The only place that sees both ends.
+
+Three comparisons on random inputs: every single graph with the torch module it was made from, the engine without
+early stops with the full torch model, and the engine under the method's rule with that rule folded over torch's exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.bundle import Bundle, open_bundle
+from edgebert.bundle.manifest import Manifest, Parity
+from edgebert.errors import DataError, QualityError, require
+from edgebert.policies import Outputs, Policy, make_policy, replay
+from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.results import softmax
+from edgebert.runtime.sessions import Graph
+from edgebert.text import Values
+
+if TYPE_CHECKING:
+    from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep
+
+MARGIN = 1.0e-5
+_ROWS = 8
+
+
+def verify_bundle(
+    path: str | Path, *, reference: str | None = None, samples: int = 64, tolerance: float = 1.0e-4
+) -> dict[str, Any]:
+    """Checks every file of a bundle, loads every graph, and compares with torch when a reference is given.
+
+    Args:
+        path: The bundle.
+        reference: The checkpoint it was made from; None compares nothing, and torch is not needed.
+        samples: Random inputs of the comparison.
+        tolerance: Largest difference it allows.
+
+    Raises:
+        BundleError: The bundle is refused.
+        QualityError: It differs from the reference.
+    """
+    bundle = open_bundle(path)
+    notes = bundle.check_files()
+    with EdgeModel(bundle) as model:
+        graphs = len(model.graphs)
+    parity = None
+    if reference is not None:
+        require("torch", extra="train", purpose="--reference")
+        from edgebert.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(reference)
+        parity = compare(checkpoint.model, bundle, samples=samples, tolerance=tolerance)
+    return {
+        "schema": "edgebert.verify/1",
+        "bundle": str(path),
+        "files": len(bundle.manifest.files),
+        "graphs": graphs,
+        "notes": notes,
+        "parity": None if parity is None else msgspec.structs.asdict(parity),
+    }
+
+
+def compare(
+    model: AdaptiveModel,
+    bundle: Bundle,
+    *,
+    samples: int,
+    tolerance: float,
+    seed: int = 0,
+    max_tokens: int = 64,
+    name: str | None = None,
+) -> Parity:
+    """Compares a torch model with its bundle on random inputs.
+
+    Args:
+        model: The torch model, on the CPU.
+        bundle: The bundle made from it.
+        samples: How many inputs.
+        tolerance: Largest allowed absolute difference.
+        seed: Of the inputs.
+        max_tokens: Longest input.
+        name: What messages call the bundle; None takes its path.
+
+    Raises:
+        DataError: The model and the bundle are not of one shape.
+        QualityError: A difference is larger than the tolerance, or a decision differs outside the margin.
+    """
+    import torch
+
+    from edgebert.methods._program import Batch, full_depth
+
+    manifest, name = bundle.manifest, name or str(bundle.path)
+    _check_shapes(model, manifest, name)
+    model.eval()
+    rng = np.random.default_rng(seed)
+    rule = (manifest.rule.policy, manifest.rule.knobs)
+    policy = make_policy(*rule, exit_layers=manifest.exit_layers)
+    largest = graph_largest = 0.0
+    compared = differing = near = 0
+    with EdgeModel(bundle, policy="never", threads=1) as runtime:
+        graphs = runtime.graphs
+        for start in range(0, samples, _ROWS):
+            inputs = random_inputs(rng, min(_ROWS, samples - start), max_tokens, bundle)
+            batch = Batch(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+            with torch.no_grad():
+                expected = model.forward(batch.input_ids, batch.attention_mask, batch.token_type_ids).numpy()
+            runtime.set_policy("never")
+            got = runtime.forward(**inputs)
+            largest = max(largest, float(np.abs(softmax(got.logits) - softmax(expected)).max()))
+            graph_largest = max(graph_largest, compare_graphs(model.steps(), bundle, graphs, batch))
+            if not manifest.exit_layers:
+                continue
+            exits = [{k: v.numpy() for k, v in e.items()} for e in full_depth(model.steps(), batch)]
+            scores, layers = replay(policy, exits, manifest.exit_layers)
+            runtime.set_policy(manifest.rule.policy, **manifest.rule.knobs)
+            decided = runtime.forward(**inputs)
+            differs = (decided.exit_layer != layers) | (decided.logits.argmax(1) != scores.argmax(1))
+            unstable = within_margin(policy, exits, manifest.exit_layers, rng)
+            compared += len(layers)
+            near += int(unstable.sum())
+            differing += int((differs & ~unstable).sum())
+    parity = Parity(
+        samples=samples,
+        max_difference=largest,
+        graph_max_difference=graph_largest,
+        decisions=compared,
+        differing_decisions=differing,
+        within_margin=near,
+        tolerance=tolerance,
+    )
+    if largest > tolerance or graph_largest > tolerance or differing:
+        raise QualityError(
+            f"{name}: differs from torch: probabilities by up to {largest:.2e}, single graphs by up to "
+            f"{graph_largest:.2e} (tolerance {tolerance:.0e}), {differing} of {compared} decisions."
+        )
+    return parity
+
+
+def _check_shapes(model: AdaptiveModel, manifest: Manifest, name: str) -> None:
+    ours, facts = model.encoder.config, manifest.encoder
+    theirs = (
+        (ours.layers, ours.hidden_size, ours.vocabulary_size, model.n_labels),
+        [(step.kind, step.layer) for step in model.steps()],
+    )
+    own = (
+        (facts.layers, facts.hidden_size, facts.vocabulary_size, len(manifest.labels)),
+        [(step.kind, step.layer) for step in manifest.program],
+    )
+    if theirs[0] != own[0]:
+        what = "has {} layers of width {}, a vocabulary of {} and {} labels"
+        raise DataError(
+            f"{name}: {what.format(*own[0])}; the reference {what.format(*theirs[0])}. "
+            "Give the checkpoint it was made from."
+        )
+    if theirs != own:
+        raise DataError(f"{name}: the reference is of another method. Give the checkpoint it was made from.")
+
+
+def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[str, Graph], batch: Batch) -> float:
+    """Returns the largest difference between any graph's outputs and those of the torch modules in it.
+
+    Every graph gets torch's own inputs, so that errors do not add up.
+    """
+    import torch
+
+    values = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "token_type_ids": batch.token_type_ids,
+    }
+    largest = 0.0
+    outputs: dict[str, NDArray[np.float32]] = {}
+    for step, stored in zip(steps, bundle.manifest.program, strict=True):
+        if stored.graph is not None:
+            outputs = graphs[stored.graph].run({k: v.numpy() for k, v in values.items()}, stored.outputs)
+        with torch.no_grad():
+            expected = step.module(*(values[name] for name in step.inputs))
+        named = dict(zip(step.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
+        real = values["attention_mask"].numpy().astype(bool)
+        for name, value in named.items():
+            difference = np.abs(outputs[name] - value.numpy())
+            largest = max(largest, float((difference[real] if name == "hidden" else difference).max()))
+        values.update(named)
+    return largest
+
+
+def within_margin(
+    policy: Policy,
+    exits: Sequence[Outputs],
+    exit_layers: Sequence[int],
+    rng: np.random.Generator,
+    draws: int = 8,
+) -> NDArray[np.bool_]:
+    """Says which rows lie so near a border that a change of 1e-5 in the exits changes layer or label, bool [rows]."""
+    scores, layers = replay(policy, exits, exit_layers)
+    unstable = np.zeros(len(layers), np.bool_)
+    for _ in range(draws):
+        moved = [
+            {name: value + MARGIN * rng.choice([-1.0, 1.0], value.shape) for name, value in outputs.items()}
+            for outputs in exits
+        ]
+        other_scores, other_layers = replay(policy, moved, exit_layers)
+        unstable |= (other_layers != layers) | (other_scores.argmax(1) != scores.argmax(1))
+    return unstable
+
+
+def random_inputs(rng: np.random.Generator, rows: int, max_tokens: int, bundle: Bundle) -> Values:
+    """Returns random ids of random lengths, padded: int64 [rows, tokens] each."""
+    facts = bundle.manifest.encoder
+    lengths = rng.integers(3, min(max_tokens, facts.max_length) + 1, rows)
+    tokens = int(lengths.max())
+    mask = (np.arange(tokens)[None, :] < lengths[:, None]).astype(np.int64)
+    ids = rng.integers(1, facts.vocabulary_size, (rows, tokens))
+    types = rng.integers(0, max(facts.token_types, 1), (rows, tokens))
+    return {
+        "input_ids": np.where(mask == 1, ids, facts.pad_token_id),
+        "attention_mask": mask,
+        "token_type_ids": np.where(mask == 1, types, 0),
+    }
