@@ -6,6 +6,7 @@ file, the key and what to write instead; `--set a.b=c` overrides one key.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -54,7 +55,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.max_length >= 3, "max_length", "3 or more", self.max_length)
+        _check(self.max_length >= 4, "max_length", "4 or more", self.max_length)
         _check(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         _check(
             bool(self.stage_epochs) and min(self.stage_epochs) >= 0,
@@ -181,7 +182,9 @@ def _explain(message: str, tree: Any, kind: Any, prefix: str) -> str:
     hint = ""
     if isinstance(value, str) and "float" in text:
         hint = f" (got the text {value!r}: YAML reads 1e-5 as text, write 1.0e-5)"
-    return f"{prefix}{path}: {text[0].lower()}{text[1:]}{hint}" if path else f"{text[0].lower()}{text[1:]}"
+    if path:
+        return f"{prefix}{path}: {text[0].lower()}{text[1:]}{hint}"
+    return f"{prefix}{text}" if re.match(r"\w+: ", text) else f"{text[0].lower()}{text[1:]}"
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

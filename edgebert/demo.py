@@ -52,6 +52,7 @@ def run_demo(folder: Path, *, seed: int = 0, force: bool = False, reporter: Repo
     check_target(folder, force=force)
     with publish(folder, force=force) as empty:
         (empty / "data").mkdir()
+        (empty / "edgebert.txt").write_text("Made by edgebert demo.\n", encoding="utf-8")
         data = demo_data.generate(seed)
         demo_data.write(data, empty / "data")
     reporter.say(f"{len(data.train)} voice commands to train on, {len(data.test)} to test, {len(data.labels)} intents")

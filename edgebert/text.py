@@ -47,17 +47,24 @@ class TextEncoder:
         self.max_length = max_length
         self.pad_token_id = pad_token_id
 
-    def encode(self, texts: Sequence[Text], *, max_length: int | None = None) -> list[Encoded]:
-        """Returns the token ids of texts or pairs, cut to `max_length` tokens (at most the model's own).
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
+        """Returns the token ids of texts or pairs.
+
+        Args:
+            texts: Texts or pairs.
+            max_length: Cut them to this many tokens; None, or more than the model's own limit, is that limit.
+            first: The number of the first text, for messages.
 
         Raises:
-            DataError: A text is not a text, named by its number from 0.
+            DataError: A text is not a text, named by its number from 0, or there is one str instead of a list.
         """
+        if isinstance(texts, str):
+            raise DataError("expected a list of texts, got one str; write [text].")
         limit = self.max_length if max_length is None else min(max_length, self.max_length)
         special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
         if limit <= special:
             raise DataError(f"max_length: expected more than {special}, got {limit}.")
-        cleaned = [_clean(text, number) for number, text in enumerate(texts)]
+        cleaned = [_clean(text, number) for number, text in enumerate(texts, first)]
         with self._lock:
             self._tokenizer.enable_truncation(limit)
             encodings = self._tokenizer.encode_batch(cleaned)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgebert.errors import BundleError, EdgeBertError
 
+_MARK = "edgebert."
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -79,8 +80,10 @@ def sha256(data: bytes) -> str:
 def check_target(target: Path, *, force: bool) -> None:
     """Checks, before any work, that a folder may be published there.
 
+    With `force` only a folder that edgebert made is replaced: one with a file of its own, such as `edgebert.json`.
+
     Raises:
-        EdgeBertError: The parent is missing or not writable, or the target exists and `force` is not set.
+        EdgeBertError: The parent is missing or not writable, or what is there may not be replaced.
     """
     parent = target.absolute().parent
     if not parent.is_dir():
@@ -89,8 +92,11 @@ def check_target(target: Path, *, force: bool) -> None:
         raise EdgeBertError(f"{target}: its parent folder is not writable.")
     if target.exists() and not target.is_dir():
         raise EdgeBertError(f"{target}: exists and is not a folder.")
-    if target.exists() and any(target.iterdir()) and not force:
-        raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
+    if target.exists() and any(target.iterdir()):
+        if not force:
+            raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
+        if not any(path.name.startswith(_MARK) for path in target.iterdir()):
+            raise EdgeBertError(f"{target}: holds nothing that edgebert made, so --force does not replace it.")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -33,7 +34,7 @@ class Macs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     token: int = 0
     token_pair: int = 0
 
-    def of(self, lengths: NDArray[Any]) -> NDArray[np.float64]:
+    def of(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Returns the multiply-accumulates of rows of these lengths in tokens, float64 [rows]."""
         length = np.asarray(lengths, np.float64)
         return self.row + self.token * length + self.token_pair * length**2

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle, open_bundle
 from edgebert.bundle.files import publish
-from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, OperatingPoint
+from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, Macs, Manifest, OperatingPoint
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, require, suggestion
 from edgebert.policies import Policy, knob_names, make_policy
 from edgebert.runtime.engine import Call, Engine, Outcome
@@ -49,6 +49,7 @@ class EdgeModel:
         self.threads = threads or available_threads()
         self.provider = provider
         self.compact = compact
+        self._all_layers = _sum_of_layers(self.manifest)
         self._policy, self._point = self._resolve(policy, {})
         paths = {step.graph for step in self.manifest.program if step.graph is not None}
         graphs = {
@@ -61,7 +62,7 @@ class EdgeModel:
             )
             for path in sorted(paths)
         }
-        self._engine: Engine | None = Engine(self.manifest.program, graphs, n_labels=len(self.manifest.labels))
+        self._engine: Engine | None = Engine(self.manifest.program, graphs)
         self._text: TextEncoder | None = None
         if bundle.has(TOKENIZER_NAME):
             facts = self.manifest.encoder
@@ -186,10 +187,10 @@ class EdgeModel:
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
         if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
-            return self._answer([texts], top_k, 1, max_length, False)[0]
+            return self._answer([texts], top_k, 1, max_length)[0]
         if not isinstance(texts, Iterable):
             raise DataError(f"texts: expected a str, a pair of str or a list of them, got {type(texts).__name__}.")
-        return self._answer(list(texts), top_k, batch_size, max_length, show_progress)
+        return self._answer(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
 
     def stream(
         self,
@@ -211,13 +212,17 @@ class EdgeModel:
         """
         if window < 1:
             raise ConfigError(f"window: expected 1 or more, got {window}.")
+        if isinstance(texts, str):
+            raise DataError("expected texts, got one str; write [text].")
         iterator = iter(texts)
+        number = 0
         while chunk := list(itertools.islice(iterator, window)):
-            yield from self._answer(chunk, top_k, batch_size, max_length, False)
+            yield from self._answer(chunk, top_k, batch_size, max_length, first=number)
+            number += len(chunk)
 
-    def predict(self, texts: Sequence[Text], **options: Any) -> list[str]:
+    def predict(self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None) -> list[str]:
         """Returns the most probable label of each text."""
-        return [prediction.label for prediction in self._answer(list(texts), **_defaults(options))]
+        return [prediction.label for prediction in self._answer(texts, None, batch_size, max_length)]
 
     def predict_proba(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
@@ -243,23 +248,29 @@ class EdgeModel:
             DataError: The shapes do not fit, an id is outside the vocabulary, or a row is all padding.
         """
         engine = self._open_engine()
-        ids = as_input(np.atleast_2d(input_ids))
-        mask = np.ones_like(ids) if attention_mask is None else as_input(np.atleast_2d(attention_mask))
-        types = np.zeros_like(ids) if token_type_ids is None else as_input(np.atleast_2d(token_type_ids))
+        ids = as_input(input_ids)
+        mask = np.ones_like(ids) if attention_mask is None else as_input(attention_mask)
+        types = np.zeros_like(ids) if token_type_ids is None else as_input(token_type_ids)
         self._check_ids(ids, mask, types)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
         return Forward(outcome.scores, outcome.exit_layer, outcome.layers_run, ratio)
 
-    def encode(self, texts: Sequence[Text], *, max_length: int | None = None) -> list[Encoded]:
-        """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart."""
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
+        """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart.
+
+        Args:
+            texts: Texts or pairs.
+            max_length: Cut them to this many tokens.
+            first: The number of the first text, for messages.
+        """
         if self._text is None:
             raise EdgeBertError(
                 f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
                 "use forward(), or export a trained checkpoint."
             )
-        return self._text.encode(texts, max_length=max_length)
+        return self._text.encode(texts, max_length=max_length, first=first)
 
     def run_encoded(
         self,
@@ -301,9 +312,7 @@ class EdgeModel:
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Returns what all layers spend on rows of these lengths, in multiply-accumulates, float64 [rows]."""
-        layers = [step.macs.of(np.asarray(lengths)) for step in self.manifest.program if step.kind == "layer"]
-        total: NDArray[np.float64] = np.sum(layers, axis=0, dtype=np.float64)
-        return total
+        return self._all_layers.of(lengths)
 
     def only_layers(self, layers: Sequence[int]) -> EdgeModel:
         """Returns a model that leaves the other layers out, untrained, on the same sessions.
@@ -317,7 +326,7 @@ class EdgeModel:
             raise ConfigError(f"layers: expected the last one, {self.manifest.encoder.layers}, among {list(layers)}.")
         part = copy.copy(self)
         program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
-        part._engine = Engine(program, self.graphs, n_labels=len(self.labels))
+        part._engine = Engine(program, self.graphs)
         return part
 
     @property
@@ -359,13 +368,15 @@ class EdgeModel:
 
     def _answer(
         self,
-        texts: list[Any],
+        texts: Sequence[Any],
         top_k: int | None,
         batch_size: int,
         max_length: int | None,
-        show_progress: bool,
+        *,
+        show_progress: bool = False,
+        first: int = 0,
     ) -> list[Prediction]:
-        encoded = self.encode(texts, max_length=max_length)
+        encoded = self.encode(texts, max_length=max_length, first=first)
         outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
         probabilities = softmax(outcome.scores)
         ratios = outcome.macs / self.full_macs([len(row.ids) for row in encoded])
@@ -440,12 +451,14 @@ class EdgeModel:
             raise DataError("attention_mask: a row is all padding.")
 
 
-def _defaults(options: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Any] = {"top_k": None, "batch_size": 32, "max_length": None, "show_progress": False}
-    for name in options:
-        if name not in known:
-            raise ConfigError(f"unknown option {name!r}.{suggestion(name, known)}")
-    return {**known, **options}
+def _sum_of_layers(manifest: Manifest) -> Macs:
+    """Returns what all layers cost together."""
+    layers = [step.macs for step in manifest.program if step.kind == "layer"]
+    return Macs(
+        row=sum(macs.row for macs in layers),
+        token=sum(macs.token for macs in layers),
+        token_pair=sum(macs.token_pair for macs in layers),
+    )
 
 
 def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -> Iterator[NDArray[np.int64]]:

@@ -31,7 +31,7 @@ class Graph:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self.inputs = tuple(value.name for value in session.get_inputs())
-        self.outputs = tuple(value.name for value in session.get_outputs())
+        self.outputs = [value.name for value in session.get_outputs()]
 
     def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
         """Runs the graph.
@@ -86,7 +86,7 @@ def make_graph(
     full = provider_name(provider)
     options = session_options or _options(threads)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[full])
+        session = onnxruntime.InferenceSession(model, options, providers=[full], enable_fallback=0)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
@@ -120,5 +120,6 @@ def _make_arena() -> None:
 
 
 def as_input(array: NDArray[Any]) -> NDArray[np.int64]:
-    """Returns ids or a mask as the int64 that graphs read."""
-    return np.ascontiguousarray(array, np.int64)
+    """Returns ids or a mask as the int64 [rows, tokens] that graphs read; one row may come without its axis."""
+    given = np.ascontiguousarray(array, np.int64)
+    return given[None, :] if given.ndim == 1 else given

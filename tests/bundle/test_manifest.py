@@ -1,0 +1,164 @@
+import random
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgebert.bundle.manifest import (
+    EncoderFacts,
+    FileFacts,
+    Macs,
+    Manifest,
+    OperatingPoint,
+    Provenance,
+    Step,
+    decode_manifest,
+    encode_manifest,
+)
+from edgebert.errors import BundleError
+
+FACTS = FileFacts(sha256="0" * 64, bytes=3)
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        format_version=1,
+        method="dact_bert",
+        method_settings={"tau": 2.0, "pool": "mean", "ü": None},
+        task="classification",
+        labels=("no", "日"),
+        encoder=EncoderFacts(
+            family="bert",
+            layers=1,
+            hidden_size=4,
+            heads=2,
+            feed_forward_size=8,
+            vocabulary_size=9,
+            token_types=2,
+            pad_token_id=0,
+            max_length=16,
+        ),
+        program=(
+            Step(kind="embed", layer=0, graph="graphs/embed.onnx", inputs=("input_ids",), outputs=("hidden",)),
+            Step(
+                kind="layer",
+                layer=1,
+                graph="graphs/layer_00.onnx",
+                inputs=("hidden", "attention_mask"),
+                outputs=("hidden", "logits"),
+                macs=Macs(token=3, token_pair=2),
+            ),
+            Step(kind="exit", layer=1, graph=None, inputs=("logits",), outputs=(), macs=Macs(row=5)),
+        ),
+        rule=OperatingPoint(policy="halting", knobs={"slack": 0.0}),
+        policies=("halting", "never"),
+        operating_points={"default": OperatingPoint(policy="halting", knobs={"slack": 0.1}, metric=0.9)},
+        precision="fp32",
+        opset=23,
+        files={"graphs/embed.onnx": FACTS, "graphs/layer_00.onnx": FACTS},
+        provenance=Provenance(versions={"onnx": "1.18"}, seed=1),
+    )
+
+
+def _refusal(manifest: Manifest, **changes: object) -> str:
+    data = encode_manifest(msgspec.structs.replace(manifest, **changes))
+    with pytest.raises(BundleError) as raised:
+        decode_manifest(data, where="b")
+    return str(raised.value)
+
+
+def test_decode_manifest_round_trip(manifest: Manifest) -> None:
+    data = encode_manifest(manifest)
+
+    decoded = decode_manifest(data, where="b")
+
+    assert msgspec.structs.replace(decoded, digest="") == manifest
+    assert encode_manifest(decoded) == data
+    assert decoded.exit_layers == (1,)
+
+
+def test_macs_of_lengths() -> None:
+    macs = Macs(row=5, token=3, token_pair=2)
+
+    assert macs.of(np.array([0, 1, 10])).tolist() == [5, 10, 235]
+
+
+def test_encode_manifest_ignores_an_old_digest(manifest: Manifest) -> None:
+    assert encode_manifest(msgspec.structs.replace(manifest, digest="x")) == encode_manifest(manifest)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_decode_manifest_flipped_byte(manifest: Manifest, seed: int) -> None:
+    rng = random.Random(seed)
+    data = bytearray(encode_manifest(manifest))
+    data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+
+    with pytest.raises(BundleError, match=r"^b/edgebert\.json: "):
+        decode_manifest(bytes(data), where="b")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda data: data + b"\n",
+        lambda data: data[:-1],
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.replace(b'"opset": 23', b'"opset": 22'),
+        lambda data: data.replace(b'"opset": 23', b'"opset": 23,\n "opset": 23'),
+        lambda data: data.replace(b"{", b'{"extra": 1,', 1),
+        lambda data: b"",
+        lambda data: b"[]",
+        lambda data: b"\xff",
+    ],
+)
+def test_decode_manifest_edited(manifest: Manifest, edit: object) -> None:
+    with pytest.raises(BundleError, match=r"^b/edgebert\.json: "):
+        decode_manifest(edit(encode_manifest(manifest)), where="b")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_decode_manifest_other_version(manifest: Manifest, version: int) -> None:
+    assert _refusal(manifest, format_version=version) == (
+        f"b/edgebert.json: expected format_version 1, got {version}; "
+        "export the bundle again or use a matching edgebert."
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/", ".hidden", "a/.b", "a\\b", "", "a..b", "c:x", "a\nb"]
+)
+def test_decode_manifest_path_outside(manifest: Manifest, path: str) -> None:
+    message = _refusal(manifest, files={**manifest.files, path: FACTS})
+
+    assert message == f"b/edgebert.json: {path!r} is not an allowed path inside a bundle."
+
+
+def test_decode_manifest_graph_outside(manifest: Manifest) -> None:
+    program = (msgspec.structs.replace(manifest.program[0], graph="../x.onnx"), *manifest.program[1:])
+
+    assert "its graph ../x.onnx is not among the files" in _refusal(manifest, program=program)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda program: program[1:], "program step 0 (layer of layer 1): no step before it makes hidden."),
+        (lambda program: program[:2], "the program must end with an exit or a head."),
+        (lambda program: (), "the program must end with an exit or a head."),
+        (
+            lambda program: (*program[:2], msgspec.structs.replace(program[2], layer=2)),
+            "program step 2 (exit of layer 2): expected a layer of 0 to 1.",
+        ),
+    ],
+)
+def test_decode_manifest_program_that_does_not_fit(manifest: Manifest, change: object, message: str) -> None:
+    program = change(manifest.program)  # type: ignore[operator]
+
+    assert _refusal(manifest, program=program) == f"b/edgebert.json: {message}"
+
+
+def test_decode_manifest_without_default(manifest: Manifest) -> None:
+    message = _refusal(manifest, operating_points={"fast": manifest.rule})
+
+    assert message == "b/edgebert.json: there is no operating point named default."

@@ -1,0 +1,208 @@
+"""Tiny real models, bundles and data that many tests share. What these fixtures give must not be changed in place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, save_checkpoint
+from edgebert.config import ExportConfig, RunConfig, TrainConfig
+from edgebert.data import read_examples
+from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
+from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
+from edgebert.export import export_model
+
+# Models this small gain nothing from threads, and on a busy machine waiting for each other costs them a hundredfold.
+torch.set_num_threads(1)
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("edgebert", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgebert")
+
+LABELS = ("negative", "positive")
+NEGATIVE = "awful bad boring clumsy dull hollow lifeless stale tedious weak"
+POSITIVE = "brilliant charming clever fresh funny good gripping moving rich warm"
+NEUTRAL = (
+    "a about after all also an and are as at be but by camera cast character director each ending film for from hour "
+    "in is it its just last like long made minute more movie music never new not of on one or out plot run scene "
+    "script she so some still story than that the there they this time to too two until very was well what when which "
+    "who will with without work you"
+)
+
+
+def _tokenizer() -> Tokenizer:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = sorted({*NEGATIVE.split(), *POSITIVE.split(), *NEUTRAL.split()} - set(letters))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", "!", "?", *words, *letters, *(f"##{c}" for c in letters)]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> bytes:
+    """The bytes of a small lower-casing WordPiece `tokenizer.json`; every Latin letter is a piece of its own."""
+    return _tokenizer().to_str().encode()
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_config() -> EncoderConfig:
+    """The shape of the shared tiny models: 3 layers of width 32, at most 64 tokens."""
+    return EncoderConfig(
+        family="bert",
+        layers=3,
+        hidden_size=32,
+        heads=4,
+        feed_forward_size=64,
+        vocabulary_size=_tokenizer().get_vocab_size(),
+        max_positions=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_encoder(tiny_encoder_config: EncoderConfig) -> Callable[..., Encoder]:
+    """Makes tiny encoders with random weights large enough that rows differ, with every bias and norm drawn too."""
+
+    def make(seed: int = 3, *, standard_deviation: float = 0.5, **changes: object) -> Encoder:
+        shape = EncoderConfig(**{**vars(tiny_encoder_config), **changes})
+        encoder = Encoder(shape)
+        scramble(encoder, seed, standard_deviation)
+        return encoder.eval()
+
+    return make
+
+
+def scramble(module: nn.Module, seed: int, standard_deviation: float) -> None:
+    """Draws every weight anew, biases and norms included, so that no part is invisible to a comparison."""
+    torch.manual_seed(seed)
+    initialise(module, standard_deviation=standard_deviation)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.weight.add_(0.2 * torch.randn_like(part.weight))
+            if isinstance(part, nn.LayerNorm | nn.Linear) and part.bias is not None:
+                part.bias.add_(0.2 * torch.randn_like(part.bias))
+
+
+@pytest.fixture(scope="session")
+def tiny_hf_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: bytes, make_encoder: Callable[..., Encoder]
+) -> Path:
+    """A tiny BertModel as transformers saves it, with its tokenizer: what a training starts from."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    encoder = make_encoder(standard_deviation=0.05)
+    model = transformers.BertModel(transformers.BertConfig(**settings_of(encoder.config)), add_pooling_layer=False)
+    model.load_state_dict({name.removeprefix("bert."): w for name, w in checkpoint_weights(encoder).items()})
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(tiny_tokenizer)
+    facts = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: bytes, make_encoder: Callable[..., Encoder]
+) -> Callable[..., Path]:
+    """Writes a checkpoint of a method around a tiny random encoder and returns its folder."""
+
+    def save(
+        method: dict[str, object],
+        points: dict[str, OperatingPoint],
+        *,
+        seed: int = 3,
+        with_tokenizer: bool = True,
+        **changes: object,
+    ) -> Path:
+        config = RunConfig(
+            method=method, train=TrainConfig(max_length=48), export=ExportConfig(verify_samples=16, whole_model=True)
+        )
+        model = build_model(make_encoder(seed, **changes), config, len(LABELS))
+        for name, part in model.named_children():  # type: ignore[attr-defined]
+            if name != "encoder":
+                scramble(part, seed + 1, 0.4)
+        facts = CheckpointFacts(labels=LABELS, seed=seed, config=config, operating_points=points)
+        folder = tmp_path_factory.mktemp("checkpoints") / str(method["name"])
+        tokenizer = {"tokenizer.json": tiny_tokenizer} if with_tokenizer else {}
+        save_checkpoint(Checkpoint(model, facts, tokenizer), folder, force=False)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def plain_checkpoint(save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A `plain` checkpoint of the tiny model that pools the first token."""
+    return save_tiny_checkpoint({"name": "plain", "pool": "cls"}, {"default": OperatingPoint(policy="never", knobs={})})
+
+
+@pytest.fixture(scope="session")
+def dact_checkpoint(save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A `dact_bert` checkpoint whose rows stop after different layers."""
+    points = {
+        "default": OperatingPoint(policy="halting", knobs={"slack": 0.0, "bound": "paper"}),
+        "confidence": OperatingPoint(policy="confidence", knobs={"threshold": 0.75}),
+    }
+    return save_tiny_checkpoint({"name": "dact_bert", "trunk": 16, "halt_bias": 0.0}, points)
+
+
+@pytest.fixture(scope="session")
+def plain_bundle(tmp_path_factory: pytest.TempPathFactory, plain_checkpoint: Path) -> Path:
+    """The bundle of `plain_checkpoint`, with its whole-model form."""
+    return export_model(plain_checkpoint, tmp_path_factory.mktemp("bundles") / "plain").path
+
+
+@pytest.fixture(scope="session")
+def dact_bundle(tmp_path_factory: pytest.TempPathFactory, dact_checkpoint: Path) -> Path:
+    """The bundle of `dact_checkpoint`, each exit linked into its layer's graph."""
+    return export_model(dact_checkpoint, tmp_path_factory.mktemp("bundles") / "dact").path
+
+
+@pytest.fixture(scope="session")
+def dact_bundle_split(tmp_path_factory: pytest.TempPathFactory, dact_checkpoint: Path) -> Path:
+    """The bundle of `dact_checkpoint`, each exit a graph of its own."""
+    config = ExportConfig(verify_samples=16, link=False)
+    return export_model(dact_checkpoint, tmp_path_factory.mktemp("bundles") / "dact-split", settings=config).path
+
+
+@pytest.fixture(scope="session")
+def sentiment_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, validation and test.tsv (200, 40 and 40 rows) that a tiny model can learn."""
+    folder = tmp_path_factory.mktemp("data") / "sentiment"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 200), ("validation", 40), ("test", 40)):
+        lines = ["text\tlabel"]
+        for number in range(rows):
+            telling = (NEGATIVE, POSITIVE)[number % 2].split()
+            words = [*rng.choice(NEUTRAL.split(), rng.integers(1, 12)), *rng.choice(telling, rng.integers(1, 4))]
+            lines.append(f"{' '.join(rng.permutation(words))}\t{LABELS[number % 2]}")
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts(sentiment_data: Path) -> list[str]:
+    """The 200 training texts of `sentiment_data`, of 2 to 14 words."""
+    return [example.text for example in read_examples(sentiment_data, split="train")]

@@ -1,0 +1,69 @@
+import torch
+from torch import Tensor, nn
+
+from edgebert.bundle.manifest import Macs
+from edgebert.export.link import plan_graphs
+from edgebert.methods._program import CompiledStep
+
+
+class _Double(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 2 * hidden
+
+
+class _Split(nn.Module):
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return hidden + mask, hidden - mask
+
+
+def _step(file: str, module: nn.Module, inputs: str, outputs: str, *, may_link: bool = False) -> CompiledStep:
+    return CompiledStep(
+        kind="exit" if may_link else "layer",
+        layer=1,
+        file=file,
+        module=module,
+        inputs=tuple(inputs.split()),
+        outputs=tuple(outputs.split()),
+        macs=Macs(),
+        may_link=may_link,
+    )
+
+
+LAYER = _step("layer", _Double(), "hidden mask", "hidden")
+EXIT = _step("exit", _Split(), "hidden mask", "plus minus", may_link=True)
+
+
+def test_plan_graphs_links_what_may_be_linked() -> None:
+    plans = plan_graphs([LAYER, EXIT, LAYER, EXIT], link=True)
+
+    assert [plan.step.file for plan in plans] == ["layer", "layer"]
+    assert [plan.outputs for plan in plans] == [("hidden", "plus", "minus")] * 2
+
+
+def test_plan_graphs_split() -> None:
+    plans = plan_graphs([LAYER, EXIT], link=False)
+
+    assert [(plan.step.file, plan.outputs) for plan in plans] == [("layer", ("hidden",)), ("exit", ("plus", "minus"))]
+    assert plans[1].module is EXIT.module
+
+
+def test_plan_graphs_leaves_a_step_whose_inputs_the_graph_has_not() -> None:
+    embed = _step("embed", _Double(), "input_ids", "hidden")
+
+    plans = plan_graphs([embed, EXIT], link=True)
+
+    assert [plan.step.file for plan in plans] == ["embed", "exit"]
+
+
+def test_plan_graphs_first_step_stays() -> None:
+    assert [plan.step.file for plan in plan_graphs([EXIT], link=True)] == ["exit"]
+
+
+def test_linked_module_feeds_each_part_the_newest_values() -> None:
+    double = _step("layer", _Double(), "hidden", "hidden")
+    (plan,) = plan_graphs([double, _step("exit", _Double(), "hidden", "logits", may_link=True)], link=True)
+
+    hidden, logits = plan.module(torch.ones(2))
+
+    assert hidden.tolist() == [2.0, 2.0]
+    assert logits.tolist() == [4.0, 4.0]

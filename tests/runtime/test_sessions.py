@@ -1,0 +1,94 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgebert.errors import BundleError, ConfigError, MissingExtraError
+from edgebert.runtime.sessions import as_input, make_graph, provider_name
+
+
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
+def test_provider_name_either_spelling(name: str) -> None:
+    assert provider_name(name) == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cdua", r"unknown provider 'cdua'\. Did you mean 'cuda'\?"), ("TensorrtExecutionProvider", "unknown provider")],
+)
+def test_provider_name_unknown(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        provider_name(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "CUDAExecutionProvider"])
+def test_provider_name_not_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+
+    with pytest.raises(MissingExtraError, match=f"^provider {name}: .* install onnxruntime-gpu in its place"):
+        provider_name(name)
+
+
+def test_make_graph_runs(plain_bundle: Path) -> None:
+    graph = make_graph((plain_bundle / "graphs" / "layer_02.onnx").read_bytes(), name="x", threads=1)
+
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
+    outputs = graph.run({"hidden": hidden, "attention_mask": np.ones((2, 5), np.int64)}, ("a", "b"))
+
+    assert list(graph.inputs) == ["hidden", "attention_mask"]
+    assert list(graph.outputs) == ["hidden_out", "logits"]
+    assert {name: value.shape for name, value in outputs.items()} == {"a": (2, 5, 32), "b": (2, 2)}
+
+
+def test_make_graph_refuses_another_file() -> None:
+    with pytest.raises(BundleError, match=r"^layer\.onnx: ONNX Runtime cannot load it: "):
+        make_graph(b"not a graph", name="layer.onnx", threads=1)
+
+
+def test_sessions_of_different_thread_counts_and_of_others_live_together(plain_bundle: Path) -> None:
+    # In a process of its own, since what the first session sets up stays for the whole process.
+    code = """
+import sys
+import onnxruntime
+from edgebert import EdgeModel
+path = sys.argv[1]
+first = EdgeModel.from_pretrained(path, threads=1)
+second = EdgeModel.from_pretrained(path, threads=2)
+own = EdgeModel.from_pretrained(path, session_options=onnxruntime.SessionOptions())
+onnxruntime.InferenceSession(path + "/onnx/model.onnx", providers=["CPUExecutionProvider"])
+print(len({model("a good film").label for model in (first, second, own)}))
+"""
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(plain_bundle)], capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
+
+
+def test_sessions_after_somebody_elses_first_session(plain_bundle: Path) -> None:
+    code = """
+import sys
+import onnxruntime
+from edgebert import EdgeModel
+onnxruntime.InferenceSession(sys.argv[1] + "/onnx/model.onnx", providers=["CPUExecutionProvider"])
+print([EdgeModel.from_pretrained(sys.argv[1], threads=n)("a good film").exit_layer for n in (1, 2)])
+"""
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(plain_bundle)], capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[3, 3]\n", "")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.uint8, np.int64])
+def test_as_input_is_int64_in_one_piece(dtype: type) -> None:
+    array = as_input(np.ones((3, 4), dtype)[:, ::2])
+
+    assert array.dtype == np.int64
+    assert array.flags.c_contiguous
+    assert array.tolist() == [[1, 1]] * 3

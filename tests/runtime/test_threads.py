@@ -1,0 +1,43 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from edgebert.runtime import threads
+
+
+@pytest.fixture
+def quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in place of the control group's, and a process that may use 8 processors."""
+    monkeypatch.setattr(threads, "_QUOTA_V2", tmp_path / "cpu.max")
+    monkeypatch.setattr(threads, "_QUOTA_V1", tmp_path / "quota")
+    monkeypatch.setattr(threads, "_PERIOD_V1", tmp_path / "period")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu.max": "garbage"}, 8),
+        ({"quota": "300000\n", "period": "100000\n"}, 3),
+        ({"quota": "-1\n", "period": "100000\n"}, 8),
+    ],
+)
+def test_available_threads_heeds_the_quota(quota: Path, files: dict[str, str], expected: int) -> None:
+    for name, text in files.items():
+        (quota / name).write_text(text)
+
+    assert threads.available_threads() == expected
+
+
+def test_available_threads_heeds_the_affinity(monkeypatch: pytest.MonkeyPatch, quota: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5}, raising=False)
+
+    assert threads.available_threads() == 1

@@ -1,0 +1,370 @@
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from edgebert.bench import SCHEMA, bench_bundles, table
+from edgebert.bundle import TOKENIZER_NAME, open_bundle
+from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
+from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError
+from edgebert.host import host_facts
+from edgebert.output import Advance, Reporter
+from edgebert.rivals._process import SideProcess
+from edgebert.rivals._protocol import Spec
+
+# Every bench loads each side in a process of its own, so tests share the results of a few.
+ROW_FIELDS = {
+    *("bundle", "rival_of", "method", "policy", "knobs", "precision", "provider", "threads", "batch", "seq_len"),
+    *("scenario", "n", "mean_layers", "mean_tokens", "tokenize_ms", "load_ms", "first_ms", "mean_ms", "min_ms"),
+    *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid"),
+}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _one(result: dict[str, Any], name: str) -> dict[str, Any]:
+    (row,) = [row for row in result["rows"] if row["bundle"] == name]
+    return row
+
+
+@pytest.fixture(scope="module")
+def sweep(plain_bundle: Path) -> dict[str, Any]:
+    return bench_bundles([plain_bundle], threads=(1, 2), batches=(1, 4), lengths=(4, 9), against="whole", repeats=2)
+
+
+@pytest.fixture(scope="module")
+def layers(dact_bundle: Path, plain_bundle: Path) -> dict[str, Any]:
+    return bench_bundles(
+        [dact_bundle],
+        policy="confidence",
+        settings={"threshold": 0.6},
+        batches=(4,),
+        lengths=(8,),
+        against=plain_bundle,
+        against_batch=2,
+        per_layer=True,
+        repeats=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def offline(dact_bundle: Path, sentiment_data: Path) -> dict[str, Any]:
+    return bench_bundles(
+        [dact_bundle],
+        data=sentiment_data / "test.tsv",
+        scenario="offline",
+        batches=(8,),
+        against="uncompacted",
+        max_texts=20,
+        repeats=2,
+    )
+
+
+def test_bench_result_fields(sweep: dict[str, Any]) -> None:
+    assert set(sweep) == {"schema", "host", "rows", "ratios", "fits"}
+    assert sweep["schema"] == SCHEMA == "edgebert.bench/1"
+    assert set(sweep["host"]) == set(host_facts())
+    assert all(set(row) == ROW_FIELDS for row in sweep["rows"])
+
+
+def test_bench_one_row_per_combination(sweep: dict[str, Any], plain_bundle: Path) -> None:
+    got = [(row["bundle"], row["threads"], row["batch"], row["seq_len"]) for row in sweep["rows"]]
+
+    names = (str(plain_bundle), "whole")
+    assert got == [(name, t, b, length) for t in (1, 2) for b in (1, 4) for length in (4, 9) for name in names]
+
+
+def test_bench_row_values(sweep: dict[str, Any], plain_bundle: Path) -> None:
+    row = next(row for row in sweep["rows"] if row["batch"] == 4)
+
+    assert (row["method"], row["policy"], row["precision"], row["provider"]) == ("plain", "never", "fp32", "cpu")
+    assert row["mean_layers"] == 3
+    assert row["mean_tokens"] == row["seq_len"]
+    assert row["tokenize_ms"] is None
+    assert row["n"] % 4 == 0
+    assert len(row["repeats_ms"]) == 2
+    assert 0 < row["min_ms"] <= row["mean_ms"] <= row["max_ms"]
+    assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+    assert row["texts_per_s"] == pytest.approx(4000 / row["mean_ms"])
+    assert row["rival_of"] is None
+
+
+def test_bench_sides_in_own_processes(sweep: dict[str, Any]) -> None:
+    pids = {(row["bundle"], row["threads"]): row["pid"] for row in sweep["rows"]}
+
+    assert len(set(pids.values())) == 4
+    assert os.getpid() not in pids.values()
+
+
+def test_bench_children_are_gone(sweep: dict[str, Any]) -> None:
+    assert not any(_is_alive(row["pid"]) for row in sweep["rows"])
+
+
+def test_bench_sides_take_turns(sweep: dict[str, Any]) -> None:
+    ours, rival = sweep["rows"][:2]
+
+    assert (ours["turns"], rival["turns"]) == ([0, 3], [1, 2])
+
+
+def test_bench_ratio_values(sweep: dict[str, Any], plain_bundle: Path) -> None:
+    assert len(sweep["ratios"]) == 8
+    ratio, ours, rival = sweep["ratios"][2], *sweep["rows"][4:6]
+    assert (ratio["bundle"], ratio["against"]) == (str(plain_bundle), "whole")
+    assert (ratio["threads"], ratio["batch"], ratio["against_batch"], ratio["seq_len"]) == (1, 4, 4, 4)
+    pairs = [a / b for a, b in zip(ours["repeats_ms"], rival["repeats_ms"], strict=True)]
+    assert ratio["pairs"] == pytest.approx(pairs)
+    assert ratio["ratio"] == pytest.approx(sum(pairs) / 2)
+    assert (ratio["ci_low"], ratio["ci_high"], ratio["winner"]) == (None, None, None)
+
+
+def test_bench_ratio_interval_and_winner(plain_bundle: Path) -> None:
+    result = bench_bundles([plain_bundle], lengths=(4,), against="whole", repeats=5)
+
+    (ratio,) = result["ratios"]
+    assert 0 < ratio["min"] <= ratio["ci_low"] <= ratio["ratio"] <= ratio["ci_high"] <= ratio["max"]
+    assert (ratio["winner"] is None) == (ratio["ci_low"] <= 1 <= ratio["ci_high"])
+    assert "(95 % " in table(result)
+
+
+def test_bench_table(sweep: dict[str, Any], layers: dict[str, Any]) -> None:
+    lines = table(sweep).splitlines()
+
+    assert lines[0].startswith("| bundle | method | policy | precision | threads | batch | tokens | layers | first ms")
+    assert len(lines) == 2 + 16 + 1 + 8
+    assert "/ whole (1 thread, batch 1, 4 tokens): time ratio " in lines[19]
+    assert "batch 4 against 2, 8 tokens" in table(layers)
+    assert table(layers).splitlines()[-1].endswith("%")
+
+
+def test_bench_policy_and_knobs(layers: dict[str, Any], dact_bundle: Path) -> None:
+    row = _one(layers, str(dact_bundle))
+
+    assert (row["method"], row["policy"], row["knobs"]) == ("dact_bert", "confidence", {"threshold": 0.6})
+    assert 1 <= row["mean_layers"] < 3
+
+
+def test_bench_rival_bundle_has_own_batch(layers: dict[str, Any], dact_bundle: Path, plain_bundle: Path) -> None:
+    ours, rival, (ratio,) = _one(layers, str(dact_bundle)), _one(layers, str(plain_bundle)), layers["ratios"]
+
+    assert (ours["batch"], rival["batch"]) == (ratio["batch"], ratio["against_batch"]) == (4, 2)
+    per_text = [a / 4 / (b / 2) for a, b in zip(ours["repeats_ms"], rival["repeats_ms"], strict=True)]
+    assert ratio["pairs"] == pytest.approx(per_text)
+
+
+def test_bench_per_layer_fit(layers: dict[str, Any], dact_bundle: Path) -> None:
+    (fit,) = layers["fits"]
+
+    assert (fit["bundle"], fit["threads"], fit["batch"], fit["seq_len"]) == (str(dact_bundle), 1, 4, 8)
+    assert fit["exit_layers"] == [1, 2, 3]
+    fitted = [fit["fixed_ms"] + k * fit["layer_ms"] for k in (1, 2, 3)]
+    errors = [abs(line - ms) / ms for line, ms in zip(fitted, fit["mean_ms"], strict=True)]
+    assert fit["max_relative_error"] == pytest.approx(max(errors))
+    assert sum(fitted) == pytest.approx(sum(fit["mean_ms"]))
+
+
+def test_bench_offline(offline: dict[str, Any], dact_bundle: Path) -> None:
+    ours, rival = _one(offline, str(dact_bundle)), _one(offline, "uncompacted")
+
+    assert (ours["rival_of"], rival["rival_of"]) == (None, str(dact_bundle))
+    assert ours["n"] == rival["n"] == 20
+    assert (ours["scenario"], ours["seq_len"], ours["p50_ms"]) == ("offline", None, None)
+    assert ours["tokenize_ms"] > 0
+    assert ours["mean_layers"] < rival["mean_layers"] <= 3
+
+
+def test_bench_single_stream(plain_bundle: Path, tmp_path: Path) -> None:
+    data = tmp_path / "texts.tsv"
+    data.write_text("sentence\na good film\na long and boring film .\ngood\n", encoding="utf-8")
+
+    result = bench_bundles([plain_bundle], data=data, columns={"text": "sentence"}, repeats=1)
+
+    (row,) = result["rows"]
+    assert (row["n"], row["batch"], row["scenario"]) == (3, 1, "single-stream")
+    assert row["mean_tokens"] == pytest.approx((5 + 8 + 3) / 3)
+    assert row["texts_per_s"] == pytest.approx(1000 / row["mean_ms"])
+    assert (result["ratios"], result["fits"]) == ([], [])
+    assert "single-stream" in table(result)
+
+
+def test_bench_against_torch_random_weights(plain_bundle: Path, sentiment_data: Path) -> None:
+    result = bench_bundles(
+        [plain_bundle],
+        data=sentiment_data,
+        scenario="offline",
+        batches=(8,),
+        against="torch",
+        against_batch=1,
+        max_texts=6,
+        repeats=1,
+    )
+
+    row, (ratio,) = _one(result, "torch"), result["ratios"]
+    assert (row["method"], row["policy"], row["mean_layers"], row["batch"]) == ("plain", "never", 3, 1)
+    assert ratio["ratio"] > 0
+    assert (ratio["ci_low"], ratio["winner"]) == (None, None)
+    assert "(1 of the 5 repeats that an interval needs)" in table(result)
+
+
+def test_bench_against_optimum_reference(plain_bundle: Path, plain_checkpoint: Path) -> None:
+    pytest.importorskip("optimum.onnxruntime")
+
+    result = bench_bundles([plain_bundle], lengths=(8,), against="optimum", reference=str(plain_checkpoint), repeats=1)
+
+    assert _one(result, "optimum")["mean_layers"] == 3
+    assert result["ratios"][0]["ratio"] > 0
+
+
+def test_bench_without_tokenizer(plain_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
+    bundle = shutil.copytree(plain_bundle, tmp_path / "no-tokenizer")
+    (bundle / TOKENIZER_NAME).unlink()
+    manifest = open_bundle(plain_bundle).manifest
+    files = {name: facts for name, facts in manifest.files.items() if name != TOKENIZER_NAME}
+    (bundle / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+
+    assert len(bench_bundles([bundle], lengths=(4,), repeats=1)["rows"]) == 1
+    with pytest.raises(ConfigError, match="has no tokenizer, so texts cannot be timed"):
+        bench_bundles([bundle], data=sentiment_data)
+
+
+class _Listening(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(("load", "lines"), [(0.1, 0), (1.5, 1), (None, 0)])
+def test_bench_says_machine_is_busy(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch, load: float | None, lines: int
+) -> None:
+    reporter = _Listening()
+    monkeypatch.setattr("edgebert.bench.host_facts", lambda: {"load_average": load, "threads": 2})
+
+    bench_bundles([plain_bundle], lengths=(4,), repeats=1, reporter=reporter)
+
+    assert len(reporter.said) == lines
+
+
+def test_bench_missing_extra(plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "optimum.py").write_text("raise ImportError('not there')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(MissingExtraError, match=r"against optimum needs optimum, .* pip install 'edgebert\[optimum\]'"):
+        bench_bundles([plain_bundle], lengths=(4,), against="optimum")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"against": "torhc"}, "--against torhc: no such bundle folder, and no such rival. Did you mean 'torch'?"),
+        ({"against": "bundle"}, "no such rival"),
+        ({"reference": "x"}, "name one with --against"),
+        ({"reference": "x", "against": "whole", "lengths": (4,)}, "not with whole"),
+        ({"reference": "x", "against": "uncompacted", "lengths": (4,)}, "not with uncompacted"),
+        ({"against": "whole", "against_batch": 0}, "against_batch: expected 1 or more, got 0."),
+        ({"threads": (0,)}, "threads: expected whole numbers of 1 or more, got 0."),
+        ({"batches": ()}, "batches: expected whole numbers of 1 or more, got nothing."),
+        ({"lengths": (65,)}, "takes at most 48 tokens, got 65."),
+        ({"scenario": "ofline"}, "Did you mean 'offline'?"),
+        ({"scenario": "offline"}, "say which with --data"),
+        ({"per_layer": True, "lengths": (8,)}, "(plain) has no exits to stop at"),
+        ({"data": "x.tsv", "batches": (2,)}, "is one text a call, got batch 2"),
+        ({"data": "x.tsv", "per_layer": True}, "is fitted at fixed lengths"),
+        ({"policy": "haltin", "lengths": (8,)}, "unknown policy 'haltin'"),
+    ],
+)
+def test_bench_wrong_options(plain_bundle: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        bench_bundles([plain_bundle], **options)
+
+    assert message in str(raised.value)
+
+
+def test_bench_no_bundles() -> None:
+    with pytest.raises(ConfigError, match="at least one bundle"):
+        bench_bundles([])
+
+
+def test_bench_missing_data(plain_bundle: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        bench_bundles([plain_bundle], data="missing.tsv")
+
+
+def test_bench_whole_of_adaptive_bundle(dact_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no onnx/model\.onnx"):
+        bench_bundles([dact_bundle], lengths=(4,), against="whole")
+
+
+class _Interrupting(Reporter):
+    """Interrupts after the second turn, having noted which children there were."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.turns = 0
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int, note: str) -> None:
+            self.turns += steps
+            if self.turns == 2:
+                self.pids = [child.pid for child in psutil.Process().children()]
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_bench_interrupted_leaves_no_child(plain_bundle: Path) -> None:
+    reporter = _Interrupting()
+
+    with pytest.raises(KeyboardInterrupt):
+        bench_bundles([plain_bundle], lengths=(4,), against="whole", reporter=reporter)
+
+    assert len(reporter.pids) >= 2
+    assert not any(_is_alive(pid) for pid in reporter.pids)
+
+
+def test_side_process_unknown_side(plain_bundle: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"unknown rival 'optimun'\. Did you mean 'optimum'"),
+        SideProcess(Spec(side="optimun", bundle=str(plain_bundle)), label="x"),
+    ):
+        pass
+
+
+def test_side_process_death(plain_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.ERROR),
+        pytest.raises(EdgeBertError) as raised,
+        SideProcess(Spec(side="bundle", bundle=str(plain_bundle)), label="mine") as process,
+    ):
+        process.time(7)
+
+    assert str(raised.value) == "bench: the process of mine ended with code 1: IndexError: list index out of range"
+    assert "Traceback" in caplog.text
+
+
+def test_bench_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, edgebert.bench; "
+        "print(sorted({'torch', 'transformers', 'onnx', 'optimum', 'scipy'} & sys.modules.keys()))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

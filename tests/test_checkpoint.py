@@ -1,0 +1,224 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors.torch import load_file, save_file
+
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.checkpoint import build_model, fetch_tokenizer, load_checkpoint, save_checkpoint
+from edgebert.config import RunConfig
+from edgebert.encoders._blocks import Encoder
+from edgebert.errors import ConfigError
+
+NEVER = {"default": OperatingPoint(policy="never", knobs={})}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, dact_checkpoint: Path) -> Path:
+    """A copy of a checkpoint, to be damaged."""
+    return shutil.copytree(dact_checkpoint, tmp_path / "checkpoint")
+
+
+def _inputs() -> dict[str, torch.Tensor]:
+    mask = (torch.arange(9)[None, :] < torch.tensor([9, 4, 1])[:, None]).long()
+    ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (ids % 2)}
+
+
+def _edit_facts(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "edgebert.yaml"
+    tree = yaml.safe_load(path.read_text())
+    change(tree)
+    path.write_text(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize("method", ["plain_checkpoint", "dact_checkpoint"])
+def test_save_checkpoint_round_trip(request: pytest.FixtureRequest, tmp_path: Path, method: str) -> None:
+    source: Path = request.getfixturevalue(method)
+    checkpoint = load_checkpoint(source)
+
+    save_checkpoint(checkpoint, tmp_path / "copy", force=False)
+
+    names = sorted(path.name for path in source.iterdir())
+    assert names == ["config.json", "edgebert.yaml", "model.safetensors", "tokenizer.json"]
+    assert {name: (tmp_path / "copy" / name).read_bytes() for name in names} == {
+        name: (source / name).read_bytes() for name in names
+    }
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "attention"])
+@pytest.mark.parametrize("layers", [None, 2])
+def test_save_checkpoint_keeps_the_answers(
+    save_tiny_checkpoint: Callable[..., Path], tmp_path: Path, pool: str, layers: int | None
+) -> None:
+    first = load_checkpoint(save_tiny_checkpoint({"name": "plain", "pool": pool, "layers": layers}, NEVER))
+
+    save_checkpoint(first, tmp_path / "copy", force=False)
+    second = load_checkpoint(tmp_path / "copy")
+
+    assert second.model.encoder.config.layers == (layers or 3)
+    assert torch.equal(second.model.eval()(**_inputs()), first.model.eval()(**_inputs()))
+
+
+@pytest.mark.parametrize("method", ["plain_checkpoint", "dact_checkpoint"])
+def test_checkpoint_opens_as_a_hugging_face_model(request: pytest.FixtureRequest, method: str) -> None:
+    source: Path = request.getfixturevalue(method)
+    ours = load_checkpoint(source).model.encoder.eval()
+
+    theirs = transformers.AutoModel.from_pretrained(source).eval()
+
+    with torch.no_grad():
+        difference = ours(**_inputs())[-1] - theirs(**_inputs()).last_hidden_state
+    assert difference[_inputs()["attention_mask"].bool()].abs().max() <= 1e-5
+
+
+def test_plain_checkpoint_opens_as_a_hugging_face_classifier(plain_checkpoint: Path) -> None:
+    ours = load_checkpoint(plain_checkpoint).model.eval()
+
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        plain_checkpoint, output_loading_info=True
+    )
+
+    with torch.no_grad():
+        difference = ours(**_inputs()) - theirs.eval()(**_inputs()).logits
+    assert difference.abs().max() <= 1e-5
+    assert theirs.config.id2label == {0: "negative", 1: "positive"}
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+
+
+def test_load_checkpoint_of_a_hugging_face_classifier(
+    plain_checkpoint: Path, tmp_path: Path, tiny_hf_folder: Path
+) -> None:
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(plain_checkpoint).eval()
+    theirs.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_hf_folder / name, tmp_path)
+
+    checkpoint = load_checkpoint(tmp_path)
+
+    assert checkpoint.facts.labels == ("negative", "positive")
+    assert checkpoint.facts.config.method_name == "plain"
+    assert checkpoint.facts.operating_points == NEVER
+    assert "tokenizer.json" in checkpoint.tokenizer
+    with torch.no_grad():
+        difference = checkpoint.model.eval()(**_inputs()) - theirs(**_inputs()).logits
+    assert difference.abs().max() <= 1e-5
+
+
+def test_load_checkpoint_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing: no such checkpoint folder"):
+        load_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_load_checkpoint_incomplete(copy: Path, name: str, damage: str) -> None:
+    (copy / name).unlink()
+    if damage == "garbage":
+        (copy / name).write_bytes(b"\x00not a file of this kind")
+
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(copy))}: not a complete checkpoint: "):
+        load_checkpoint(copy)
+
+
+def test_load_checkpoint_missing_unit(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    del weights["units.1.halt.bias"]
+    save_file(weights, copy / "model.safetensors")
+
+    with pytest.raises(ConfigError, match=r"no weight for units\.1\.halt\.bias; was it trained with this method"):
+        load_checkpoint(copy)
+
+
+def test_load_checkpoint_unit_of_another_shape(copy: Path) -> None:
+    _edit_facts(copy, lambda tree: tree["config"]["method"].update(trunk=8))
+
+    message = r"units\.0\.trunk\.weight: expected shape \(8, 32\), got \(16, 32\)"
+    with pytest.raises(ConfigError, match=message):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: tree.update(lables=[]), "unknown key 'lables'. Did you mean 'labels'?"),
+        (lambda tree: tree.pop("labels"), "object missing required field `labels`"),
+        (
+            lambda tree: tree["config"]["train"].update(batch=3),
+            "unknown key 'config.train.batch'. Did you mean 'batch_size'?",
+        ),
+        (
+            lambda tree: tree["operating_points"]["default"].update(knob=3),
+            "unknown key 'operating_points[].knob'. Did you mean 'knobs'?",
+        ),
+        (lambda tree: tree["config"]["method"].pop("name"), "method.name: expected the name of a method"),
+    ],
+)
+def test_load_checkpoint_facts_refused(copy: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    _edit_facts(copy, change)
+
+    with pytest.raises(ConfigError, match=re.escape(f"{copy / 'edgebert.yaml'}: {message}")):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_load_checkpoint_facts_not_a_mapping(copy: Path, text: str) -> None:
+    (copy / "edgebert.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"edgebert\.yaml: "):
+        load_checkpoint(copy)
+
+
+def test_load_checkpoint_unknown_family(copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**settings, "model_type": "berd"}))
+
+    with pytest.raises(ConfigError, match=r"^unknown encoder 'berd'\. Did you mean 'bert'\?$"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "dact-bert"}, "unknown method 'dact-bert'. Did you mean 'dact_bert'?"),
+        ({"name": "plain", "pol": "cls"}, "config: unknown key 'method.pol'. Did you mean 'pool'?"),
+        ({"name": "plain", "pool": "max"}, "config: method.pool: invalid enum value 'max'"),
+    ],
+)
+def test_build_model_refused(make_encoder: Callable[..., Encoder], method: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build_model(make_encoder(), RunConfig(method=method), 2)
+
+    assert str(raised.value) == message
+
+
+def test_fetch_tokenizer_of_a_folder(tiny_hf_folder: Path, tiny_tokenizer: bytes) -> None:
+    files = fetch_tokenizer(str(tiny_hf_folder))
+
+    assert sorted(files) == ["tokenizer.json", "tokenizer_config.json"]
+    assert files["tokenizer.json"] == tiny_tokenizer
+
+
+def test_fetch_tokenizer_makes_one_from_a_vocabulary(tmp_path: Path, tiny_hf_folder: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    shutil.copy(tiny_hf_folder / "config.json", tmp_path)
+
+    files = fetch_tokenizer(str(tmp_path))
+
+    assert json.loads(files["tokenizer.json"])["model"]["vocab"]["film"] == 6
+
+
+def test_fetch_tokenizer_none(tmp_path: Path, tiny_hf_folder: Path) -> None:
+    shutil.copy(tiny_hf_folder / "config.json", tmp_path)
+
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: has no tokenizer that can be opened"):
+        fetch_tokenizer(str(tmp_path))

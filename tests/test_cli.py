@@ -1,0 +1,330 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from edgebert import cli
+from edgebert.bundle import open_bundle
+from edgebert.errors import BundleError
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgebert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_hf_folder: Path, sentiment_data: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"method: {{name: dact_bert, trunk: 16}}\n"
+        f"train: {{model: '{tiny_hf_folder}', data: '{sentiment_data}', max_length: 48, batch_size: 16, "
+        "stage_epochs: [1.0, 1.0], tuning_rows: 40, precision: fp32}\n"
+        "export: {verify_samples: 8}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_help_lists_commands(invoke: Invoke) -> None:
+    code, out, _ = invoke("-h")
+
+    assert code == 0
+    assert all(name in out for name in ("demo", "train", "export", "verify", "info", "run", "eval", "bench"))
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_help_of_command(invoke: Invoke, command: str) -> None:
+    code, out, _ = invoke(command, "--help")
+
+    assert code == 0
+    assert out.startswith("Usage:")
+
+
+def test_every_option_has_an_environment_variable() -> None:
+    assert cli.cli.context_settings["auto_envvar_prefix"] == "EDGEBERT"
+
+
+def test_environment_variable_sets_option(invoke: Invoke, dact_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEBERT_RUN_POLICY", "fixed")
+
+    _, out, _ = invoke("run", dact_bundle, "good movie", "--format", "jsonl")
+
+    assert json.loads(out)["exit_layer"] == 3
+
+
+def test_whole_road(invoke: Invoke, tmp_path: Path, config: Path, sentiment_data: Path) -> None:
+    checkpoint, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
+
+    code, out, err = invoke("train", "-c", config, "-o", checkpoint, "--seed", 1, "--max-steps", 4)
+    assert (code, out) == (0, "")
+    assert f"next: edgebert export {checkpoint}" in err
+
+    code, out, err = invoke("export", checkpoint, bundle)
+    assert (code, out) == (0, "")
+    assert "verified on 8 inputs" in err
+    assert f"next: edgebert run {bundle}" in err
+
+    code, out, err = invoke("verify", bundle, "--reference", checkpoint, "--samples", 8, "--json")
+    assert code == 0
+    assert json.loads(out)["parity"]["differing_decisions"] == 0
+
+    code, out, err = invoke("eval", bundle, "--data", sentiment_data / "test.tsv", "--json", "--policy", "confidence")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["n"] == 40
+
+
+def test_train_unknown_method(invoke: Invoke, tmp_path: Path, config: Path) -> None:
+    code, out, err = invoke("train", "-c", config, "-o", tmp_path / "out", "--set", "method.name=dact")
+
+    assert (code, out) == (2, "")
+    assert "unknown method 'dact'. Did you mean 'dact_bert'?" in err
+
+
+def test_train_unknown_key(invoke: Invoke, tmp_path: Path, config: Path) -> None:
+    code, _, err = invoke("train", "-c", config, "-o", tmp_path / "out", "--set", "train.batchsize=3")
+
+    assert code == 2
+    assert "unknown key 'train.batchsize'. Did you mean 'batch_size'?" in err
+
+
+def test_train_unknown_method_key(invoke: Invoke, tmp_path: Path, config: Path) -> None:
+    code, _, err = invoke("train", "-c", config, "-o", tmp_path / "out", "--set", "method.taus=3")
+
+    assert code == 2
+    assert "method.taus" in err
+    assert "'tau'" in err
+
+
+def test_train_missing_data(invoke: Invoke, tmp_path: Path, config: Path) -> None:
+    code, _, err = invoke("train", "-c", config, "-o", tmp_path / "out", "--data", "./nowhere")
+
+    assert code == 2
+    assert "nowhere" in err
+
+
+def test_train_malformed_row(invoke: Invoke, tmp_path: Path, config: Path) -> None:
+    (tmp_path / "train.tsv").write_text("text\tlabel\ngood\tpositive\nbad\n", encoding="utf-8")
+
+    code, _, err = invoke("train", "-c", config, "-o", tmp_path / "out", "--data", tmp_path)
+
+    assert code == 2
+    assert f"{tmp_path / 'train.tsv'}:3:" in err
+
+
+def test_unknown_command(invoke: Invoke) -> None:
+    code, _, err = invoke("trian")
+
+    assert code == 2
+    assert "unknown command 'trian'. Did you mean 'train'?" in err
+
+
+def test_unknown_option(invoke: Invoke, dact_bundle: Path) -> None:
+    code, _, err = invoke("run", dact_bundle, "x", "--polcy", "never")
+
+    assert code == 2
+    assert "--policy" in err
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
+def test_run_formats(invoke: Invoke, dact_bundle: Path, form: str) -> None:
+    code, out, _ = invoke("run", dact_bundle, "a good, funny movie", "awful", "--format", form, "--trace")
+
+    assert code == 0
+    assert "cost_ratio" in out
+    assert "a good, funny movie" in out
+
+
+def test_run_json_prints_one_object(invoke: Invoke, dact_bundle: Path) -> None:
+    _, out, _ = invoke("run", dact_bundle, "good", "bad", "--json", "--top-k", 2)
+
+    rows = json.loads(out)["rows"]
+    assert [row["text"] for row in rows] == ["good", "bad"]
+    assert len(rows[0]["top"]) == 2
+
+
+def test_run_pair_and_empty_text(invoke: Invoke, dact_bundle: Path) -> None:
+    code, out, _ = invoke("run", dact_bundle, "", "--pair", "good", "bad", "--format", "jsonl")
+
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["", "good / bad"]
+
+
+def test_run_long_text_says_truncated(invoke: Invoke, dact_bundle: Path) -> None:
+    code, out, err = invoke("run", dact_bundle, "good movie " * 60, "--format", "jsonl", "--trace")
+
+    assert code == 0
+    assert json.loads(out)["truncated"] is True
+    assert "1 texts were cut to 48 tokens" in err
+
+
+def test_run_stdin(dact_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgebert.cli", "run", dact_bundle, "-i", "-", "--format", "jsonl"],
+        input="good\n\nbad movie\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["good", "", "bad movie"]
+
+
+def test_run_file(invoke: Invoke, dact_bundle: Path, sentiment_data: Path) -> None:
+    code, out, _ = invoke("run", dact_bundle, "-i", sentiment_data / "test.tsv", "--format", "jsonl")
+
+    assert code == 0
+    assert len(out.splitlines()) == 40
+
+
+def test_run_without_text(invoke: Invoke, dact_bundle: Path) -> None:
+    code, _, err = invoke("run", dact_bundle)
+
+    assert code == 2
+    assert "no text" in err
+
+
+def test_run_unknown_knob(invoke: Invoke, dact_bundle: Path) -> None:
+    code, _, err = invoke("run", dact_bundle, "x", "--set", "treshold=0.5")
+
+    assert code == 2
+    assert "Did you mean 'threshold'?" in err
+
+
+def test_run_missing_bundle(invoke: Invoke, tmp_path: Path) -> None:
+    code, _, err = invoke("run", tmp_path / "nothing", "x")
+
+    assert code == 3
+    assert "no such bundle folder" in err
+
+
+@pytest.mark.parametrize("name", ["edgebert.json", "graphs/layer_01.onnx", "tokenizer.json"])
+def test_run_flipped_byte(invoke: Invoke, dact_bundle: Path, tmp_path: Path, name: str) -> None:
+    from edgebert import EdgeModel
+
+    with EdgeModel.from_pretrained(dact_bundle) as model:
+        copy = model.save_pretrained(tmp_path / "copy")
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+
+    code, out, err = invoke("run", copy, "x")
+
+    assert (code, out) == (3, "")
+    assert name in err
+    with pytest.raises(BundleError):
+        open_bundle(copy).check_files()
+
+
+def test_info_shows_knobs(invoke: Invoke, dact_bundle: Path) -> None:
+    code, out, _ = invoke("info", dact_bundle)
+
+    assert code == 0
+    assert "--set threshold=...  (confidence; lower is cheaper)" in out
+    assert "graphs/layer_00.onnx" in out
+
+
+def test_info_json(invoke: Invoke, dact_bundle: Path) -> None:
+    _, out, _ = invoke("info", dact_bundle, "--json")
+
+    facts = json.loads(out)
+    assert facts["method"] == "dact_bert"
+    assert facts["knobs"]["halting"] == {"slack": "higher"}
+
+
+def test_eval_min_metric(invoke: Invoke, dact_bundle: Path, sentiment_data: Path) -> None:
+    code, out, err = invoke("eval", dact_bundle, "--data", sentiment_data / "test.tsv", "--min-metric", 1.01)
+
+    assert code == 4
+    assert "| bundle" in out
+    assert "expected a metric of at least 1.01" in err
+
+
+def test_eval_label_of_another_task(invoke: Invoke, dact_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\ngood\tsports\n", encoding="utf-8")
+
+    code, _, err = invoke("eval", dact_bundle, "--data", tmp_path / "a.tsv")
+
+    assert code == 2
+    assert "sports" in err
+    assert "negative" in err
+
+
+def test_export_existing_needs_force(invoke: Invoke, dact_checkpoint: Path, dact_bundle: Path) -> None:
+    before = (dact_bundle / "edgebert.json").read_bytes()
+
+    code, _, err = invoke("export", dact_checkpoint, dact_bundle)
+
+    assert code == 1
+    assert "--force" in err
+    assert (dact_bundle / "edgebert.json").read_bytes() == before
+
+
+def test_export_tolerance_missed(invoke: Invoke, dact_checkpoint: Path, tmp_path: Path) -> None:
+    code, _, err = invoke("export", dact_checkpoint, tmp_path / "b", "--tolerance", "1e-12", "--verify-samples", 8)
+
+    assert code == 4
+    assert "differs from torch" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_missing_checkpoint(invoke: Invoke, tmp_path: Path) -> None:
+    code, _, err = invoke("export", tmp_path / "nothing", tmp_path / "b")
+
+    assert code == 2
+    assert "no such checkpoint folder" in err
+
+
+def test_interrupt_exits_130(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, dact_bundle: Path) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgebert.describe.describe_bundle", interrupt)
+
+    code, _, err = invoke("info", dact_bundle)
+
+    assert code == 130
+    assert "interrupted" in err
+
+
+def test_unforeseen_error_is_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, dact_bundle: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("edgebert.describe.describe_bundle", fail)
+
+    code, _, err = invoke("info", dact_bundle)
+
+    assert code == 1
+    assert err == "error: ZeroDivisionError: a b (a bug: set EDGEBERT_DEBUG=1 for the traceback)\n"
+
+
+def test_commands_are_documented() -> None:
+    assert all(isinstance(command, click.Command) and command.help for command in cli.cli.commands.values())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['edgebert', '--help']\nfrom edgebert import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgebert import EdgeModel, evaluate_bundle
+from edgebert.data import read_examples
+from edgebert.errors import ConfigError, DataError
+from edgebert.evaluate import evaluation_table
+
+
+def test_evaluate_row_equals_own_count(dact_bundle: Path, sentiment_data: Path) -> None:
+    file = sentiment_data / "test.tsv"
+    examples = read_examples(file)
+
+    row = evaluate_bundle([dact_bundle], [file])["rows"][0]
+
+    with EdgeModel.from_pretrained(dact_bundle) as model:
+        predictions = model([e.text for e in examples])
+    right = [p.label == e.label for p, e in zip(predictions, examples, strict=True)]
+    assert row["n"] == 40
+    assert row["n_correct"] == sum(right)
+    assert row["metric"] == pytest.approx(np.mean(right))
+    assert row["mean_layers"] == pytest.approx(np.mean([p.layers_run for p in predictions]))
+    assert row["ci_low"] <= row["metric"] <= row["ci_high"]
+    assert sum(row["exit_histogram"]["right"]) == sum(right)
+    assert 0 < row["flops_ratio"] < 1.1
+
+
+def test_evaluate_several_files_count_together(dact_bundle: Path, sentiment_data: Path) -> None:
+    files = [sentiment_data / "test.tsv", sentiment_data / "validation.tsv"]
+
+    assert evaluate_bundle([dact_bundle], files)["rows"][0]["n"] == 80
+
+
+def test_evaluate_policies_and_batch_of_one(dact_bundle: Path, sentiment_data: Path) -> None:
+    policies = ("default", "confidence", "never", "fixed")
+
+    rows = evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], policies=policies, batch_size=1)["rows"]
+
+    assert [row["policy"] for row in rows] == list(policies)
+    assert rows[2]["agreement"] == 1.0
+    assert rows[3]["mean_layers"] == 3.0
+    assert all(row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] for row in rows)
+
+
+def test_evaluate_setting_reaches_policy(dact_bundle: Path, sentiment_data: Path) -> None:
+    result = evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], policies=["fixed"], settings={"layer": 1})
+
+    assert result["rows"][0]["mean_layers"] == 1.0
+
+
+def test_evaluate_against_itself_is_no_difference(plain_bundle: Path, dact_bundle: Path, sentiment_data: Path) -> None:
+    result = evaluate_bundle([plain_bundle, dact_bundle], [sentiment_data / "test.tsv"], against=[str(plain_bundle)])
+
+    own, other = (row["against"] for row in result["rows"])
+    assert (own["difference"], own["mcnemar_p"]) == (0.0, 1.0)
+    expected = result["rows"][1]["metric"] - result["rows"][0]["metric"]
+    assert other["difference"] == pytest.approx(expected)
+
+
+def test_evaluate_static_frontier(plain_bundle: Path, dact_bundle: Path, sentiment_data: Path) -> None:
+    result = evaluate_bundle([dact_bundle, plain_bundle], [sentiment_data / "test.tsv"], against=["static-frontier"])
+
+    rows = result["rows"]
+    assert {row["policy"] for row in rows[2:]} == {"layers 3", "layers 1 3"}
+    assert [row["mean_layers"] for row in rows[2:]] == [1.0, 2.0]
+    frontier = rows[0]["frontier"]
+    assert frontier["difference"] == pytest.approx(rows[0]["metric"] - frontier["metric"])
+    assert "static frontier" in evaluation_table(result)
+
+
+def test_evaluate_static_frontier_without_static_bundle(dact_bundle: Path, sentiment_data: Path) -> None:
+    with pytest.raises(ConfigError, match="give the static bundles too"):
+        evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], against=["static-frontier"])
+
+
+def test_evaluate_unknown_rival(dact_bundle: Path, sentiment_data: Path) -> None:
+    with pytest.raises(ConfigError, match="static-frontier or a bundle"):
+        evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], against=["nothing"])
+
+
+def test_evaluate_no_examples(dact_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\n", encoding="utf-8")
+
+    with pytest.raises(DataError):
+        evaluate_bundle([dact_bundle], [tmp_path / "a.tsv"])

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def _run(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_answer_texts(dact_bundle: Path) -> None:
+    out = _run("answer_texts.py", dact_bundle, "a good movie", "bad")
+
+    assert out.count("after layer") == 2
+
+
+def test_sweep_threshold(dact_bundle: Path, sentiment_data: Path) -> None:
+    lines = _run("sweep_threshold.py", dact_bundle, sentiment_data / "test.tsv").splitlines()
+
+    layers = [float(line.split()[-1]) for line in lines[1:]]
+    assert len(layers) == 5
+    assert layers == sorted(layers)
+    assert layers[0] < layers[-1]
+
+
+def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: Path) -> None:
+    settings = [f"train.model={tiny_hf_folder}", "train.stage_epochs=[0.2, 0.2]", "train.tuning_rows=40"]
+
+    out = _run("train_and_export.py", sentiment_data, tmp_path / "checkpoint", tmp_path / "bundle", *settings)
+
+    assert "verified on 64 inputs" in out
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_tested(name: str) -> None:
+    assert f"test_{name.removesuffix('.py')}" in globals()

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+
+from edgebert.losses import mean_cross_entropy, mean_distillation, probability_nll
+
+
+def test_mean_cross_entropy_value() -> None:
+    exits = [torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]), torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])]
+
+    loss = mean_cross_entropy(exits, torch.tensor([0, 1]))
+
+    # Probabilities of the labels: 1/2 and 3/4, then 3/4 and 1/2.
+    assert loss.item() == pytest.approx(-(math.log(1 / 2) + math.log(3 / 4)) / 2)
+
+
+def test_mean_distillation_value() -> None:
+    teacher = torch.tensor([[math.log(3), 0.0]])
+    students = [torch.zeros(1, 2), teacher.clone()]
+
+    loss = mean_distillation(students, teacher)
+
+    # KL((3/4, 1/4) || (1/2, 1/2)), and 0 for the student that agrees.
+    assert loss.item() == pytest.approx((0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2, rel=1e-5)
+
+
+def test_mean_distillation_trains_the_students_only() -> None:
+    teacher = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    student = torch.tensor([[0.0, 1.0]], requires_grad=True)
+
+    mean_distillation([student], teacher).backward()
+
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+
+
+def test_probability_nll_value() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+
+    loss = probability_nll(probabilities, torch.tensor([1, 0]))
+
+    # Not a cross-entropy over the probabilities once more.
+    assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.9)) / 2)
+
+
+def test_probability_nll_of_zero_is_finite() -> None:
+    loss = probability_nll(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
+
+    assert loss.item() == pytest.approx(-math.log(1e-8))

@@ -1,0 +1,85 @@
+"""Runs the blocks of the README as a user would, with tiny models in the place of real ones."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BASH = [block for language, block in BLOCKS if language == "bash"]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_hf_folder: Path, sentiment_data: Path, dact_bundle: Path
+) -> Path:
+    """A folder where the README's relative names exist; options not given there make the model tiny."""
+    shutil.copytree(ROOT / "export_configs", tmp_path / "export_configs")
+    shutil.copytree(sentiment_data, tmp_path / "sst2")
+    shutil.copytree(dact_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEBERT_TRAIN_MODEL", str(tiny_hf_folder))
+    monkeypatch.setenv("EDGEBERT_TRAIN_MAX_STEPS", "2")
+    monkeypatch.setenv("EDGEBERT_TRAIN_SETTINGS", "train.tuning_rows=40 train.max_length=48")
+    return tmp_path
+
+
+def _commands(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("block", [b for b in BASH if b.startswith("edgebert")])
+@pytest.mark.usefixtures("workplace")
+def test_readme_commands(block: str) -> None:
+    for command in _commands(block):
+        done = subprocess.run(
+            [sys.executable, "-m", "edgebert.cli", *command[1:]], capture_output=True, text=True, check=False
+        )
+        assert command[0] == "edgebert"
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+@pytest.mark.parametrize("block", PYTHON)
+@pytest.mark.usefixtures("workplace")
+def test_readme_python(block: str) -> None:
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("block", [b for b in BASH if b.startswith("make")])
+def test_readme_make_targets_exist(block: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    for command in _commands(block):
+        assert re.search(rf"^{command[1]}:", makefile, flags=re.MULTILINE)
+
+
+def test_readme_blocks_are_all_run() -> None:
+    assert {language for language, _ in BLOCKS} <= {"bash", "python"}
+    assert all(block.startswith(("make", "edgebert")) for block in BASH)
+
+
+@pytest.mark.parametrize("folder", ["methods", "policies", "encoders", "tasks"])
+def test_readme_names_every_kind_of_variant(folder: str) -> None:
+    assert f"edgebert/{folder}/" in README
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for kind in ("methods", "policies") for p in (ROOT / "edgebert" / kind).glob("[a-z]*.py"))
+)
+def test_readme_names_every_method_and_policy(name: str) -> None:
+    assert f"| `{name}` |" in README
+
+
+def test_readme_files_exist() -> None:
+    for path in re.findall(r"`(export_configs/\w+\.yaml)`|(export_configs/\w+\.yaml)", README):
+        assert (ROOT / (path[0] or path[1])).is_file() or "NAME" in (path[0] or path[1])

@@ -1,0 +1,117 @@
+"""Every file of a kind of variant defines what its kind must, has its configuration, and has its test."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgebert import registry
+from edgebert.config import decode, read_config
+from edgebert.encoders._blocks import EncoderConfig
+from edgebert.policies import ExitPosition, make_policy
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "export_configs").glob("*.yaml"))
+VARIANTS = [
+    (kind, name) for kind in ("methods", "policies", "encoders", "tasks") for name in registry.names(f"edgebert.{kind}")
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), VARIANTS)
+def test_variant_has_a_test_file(kind: str, name: str) -> None:
+    assert list((ROOT / "tests").glob(f"**/test_{name}.py")) == [ROOT / "tests" / kind / f"test_{name}.py"]
+
+
+@pytest.mark.parametrize(("kind", "name"), VARIANTS)
+def test_variant_says_what_it_is(kind: str, name: str) -> None:
+    module = registry.load(f"edgebert.{kind}", name)
+
+    assert (module.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.methods"))
+def test_method_defines_its_names(name: str) -> None:
+    method = registry.load("edgebert.methods", name)
+
+    policy, knobs = method.rule(method.Config())
+
+    assert issubclass(method.Config, msgspec.Struct)
+    assert callable(method.build)
+    assert isinstance(method.WHOLE_MODEL, bool)
+    assert method.STAGES
+    assert len(set(method.STAGES)) == len(method.STAGES)
+    assert {policy, "never"} <= set(method.POLICIES) <= set(registry.names("edgebert.policies"))
+    make_policy(policy, knobs, exit_layers=[1, 2])
+    assert method.__doc__.startswith(f"{name}: ")
+    assert "https://arxiv.org/" in method.__doc__
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.methods"))
+def test_method_has_a_configuration(name: str) -> None:
+    assert [path for path in CONFIGS if read_config(path).method_name == name]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configuration_loads_strictly(path: Path) -> None:
+    config = read_config(path)
+
+    method = registry.load("edgebert.methods", config.method_name)
+    settings = decode(config.method_settings(), method.Config, where=path.name, prefix="method.")
+
+    assert path.name.startswith(f"{config.method_name}_")
+    assert len(config.train.stage_epochs) == len(method.STAGES)
+    assert config.train.task in registry.names("edgebert.tasks")
+    # Complete on its own: every setting of the method is written down.
+    assert set(config.method_settings()) == {field.name for field in msgspec.structs.fields(type(settings))}
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.policies"))
+def test_policy_defines_its_names(name: str) -> None:
+    module = registry.load("edgebert.policies", name)
+
+    policy = make_policy(name, {}, exit_layers=[1, 2])
+
+    knobs = {field.name for field in msgspec.structs.fields(module.Config)}
+    assert isinstance(policy, module.Policy)
+    assert set(module.CHEAPER) <= knobs
+    assert set(module.CHEAPER.values()) <= {"lower", "higher"}
+    assert all(set(setting) <= knobs for setting in module.GRID)
+    assert isinstance(policy.reads(ExitPosition(2, 0)), bool)
+
+
+@pytest.mark.parametrize(
+    ("name", "knob", "cheaper"),
+    [
+        (name, knob, cheaper)
+        for name in registry.names("edgebert.policies")
+        for module in [registry.load("edgebert.policies", name)]
+        for knob, cheaper in module.CHEAPER.items()
+        if module.GRID
+    ],
+)
+def test_policy_grid_runs_from_the_costliest(name: str, knob: str, cheaper: str) -> None:
+    values = [setting[knob] for setting in registry.load("edgebert.policies", name).GRID]
+
+    assert len(values) >= 10
+    assert values == sorted(set(values), reverse=cheaper == "lower")
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.encoders"))
+def test_encoder_defines_its_names(name: str, tiny_encoder_config: EncoderConfig) -> None:
+    family = registry.load("edgebert.encoders", name)
+
+    settings = family.write_config(EncoderConfig(**{**vars(tiny_encoder_config), "family": name}))
+
+    assert family.read_config(settings, where="x") == EncoderConfig(**{**vars(tiny_encoder_config), "family": name})
+    assert family.PREFIX.endswith(".")
+    assert len({theirs for theirs, _ in family.RENAMES}) == len({ours for _, ours in family.RENAMES})
+    assert family.HEAD_RENAMES
+    assert callable(family.ClassificationHead)
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.tasks"))
+def test_task_defines_its_names(name: str) -> None:
+    task = registry.load("edgebert.tasks", name)
+
+    assert isinstance(task.METRIC, str)
+    assert all(callable(getattr(task, verb)) for verb in ("label_names", "encode_labels", "metrics"))

@@ -1,0 +1,136 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.checkpoint import load_checkpoint
+from edgebert.errors import BundleError, ConfigError, DataError, QualityError
+from edgebert.policies import Outputs, make_policy
+from edgebert.verify import compare, random_inputs, verify_bundle, within_margin
+
+NEVER = {"default": OperatingPoint(policy="never", knobs={})}
+
+
+@pytest.mark.parametrize(
+    ("bundle", "checkpoint", "decisions"),
+    [
+        ("plain_bundle", "plain_checkpoint", 0),
+        ("dact_bundle", "dact_checkpoint", 20),
+        ("dact_bundle_split", "dact_checkpoint", 20),
+    ],
+)
+def test_compare_agrees(request: pytest.FixtureRequest, bundle: str, checkpoint: str, decisions: int) -> None:
+    opened = open_bundle(request.getfixturevalue(bundle))
+    model = load_checkpoint(request.getfixturevalue(checkpoint)).model
+
+    parity = compare(model, opened, samples=20, tolerance=1e-5, seed=5)
+
+    assert (parity.samples, parity.decisions, parity.differing_decisions) == (20, decisions, 0)
+    assert 0 < parity.max_difference <= 1e-5
+    assert 0 < parity.graph_max_difference <= 1e-5
+
+
+def test_compare_other_weights(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
+    other = save_tiny_checkpoint({"name": "dact_bert", "trunk": 16, "halt_bias": 0.0}, NEVER, seed=11)
+
+    with pytest.raises(QualityError, match=r"dact: differs from torch: probabilities by up to .* of 8 decisions\.$"):
+        compare(load_checkpoint(other).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
+
+
+def test_compare_other_shape(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
+    other = save_tiny_checkpoint({"name": "dact_bert"}, NEVER, layers=2)
+
+    with pytest.raises(
+        DataError, match=r"dact: has 3 layers of width 32, .*; the reference has 2 layers of width 32, "
+    ):
+        compare(load_checkpoint(other).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
+
+
+def test_compare_other_method(dact_bundle: Path, plain_checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="dact: the reference is of another method"):
+        compare(load_checkpoint(plain_checkpoint).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
+
+
+def test_within_margin_finds_rows_near_the_border() -> None:
+    exits: list[Outputs] = [{"probabilities": np.array([[p, 1 - p] for p in (0.9, 0.8 + 2e-6, 0.8 - 2e-6, 0.7)])}] * 2
+    policy = make_policy("confidence", {"threshold": 0.8}, exit_layers=[1, 2])
+
+    near = within_margin(policy, exits, [1, 2], np.random.default_rng(0))
+
+    assert near.tolist() == [False, True, True, False]
+
+
+def test_within_margin_finds_near_ties_of_labels() -> None:
+    exits: list[Outputs] = [{"probabilities": np.array([[0.5 + 1e-6, 0.5 - 1e-6], [0.6, 0.4]])}]
+
+    near = within_margin(make_policy("never", {}, exit_layers=[1]), exits, [1], np.random.default_rng(0))
+
+    assert near.tolist() == [True, False]
+
+
+def test_random_inputs_are_padded_rows_of_allowed_ids(dact_bundle: Path) -> None:
+    bundle = open_bundle(dact_bundle)
+
+    inputs = random_inputs(np.random.default_rng(0), 50, 500, bundle)
+
+    ids, mask, types = inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
+    lengths = mask.sum(axis=1)
+    assert ids.shape == mask.shape == types.shape == (50, lengths.max())
+    assert 3 <= lengths.min() < lengths.max() <= 48
+    assert (mask == (np.arange(lengths.max()) < lengths[:, None])).all()
+    assert (ids[mask == 0] == 0).all()
+    assert 1 <= ids[mask == 1].min() <= ids.max() < bundle.manifest.encoder.vocabulary_size
+    assert set(np.unique(types)) == {0, 1}
+
+
+def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
+    report = verify_bundle(plain_bundle)
+
+    assert json.loads(json.dumps(report)) == {
+        "schema": "edgebert.verify/1",
+        "bundle": str(plain_bundle),
+        "files": 8,
+        "graphs": 4,
+        "notes": [],
+        "parity": None,
+    }
+
+
+def test_verify_bundle_with_its_reference(dact_bundle: Path, dact_checkpoint: Path) -> None:
+    parity = verify_bundle(dact_bundle, reference=str(dact_checkpoint), samples=8)["parity"]
+
+    assert (parity["samples"], parity["decisions"], parity["differing_decisions"]) == (8, 8, 0)
+    assert parity["max_difference"] <= 1e-5
+
+
+def test_verify_bundle_with_another_reference(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
+    other = save_tiny_checkpoint({"name": "dact_bert", "trunk": 16}, NEVER, seed=12)
+
+    with pytest.raises(QualityError, match="dact: differs from torch"):
+        verify_bundle(dact_bundle, reference=str(other), samples=8)
+
+
+def test_verify_bundle_missing_reference(dact_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="no such checkpoint folder"):
+        verify_bundle(dact_bundle, reference="./nothing")
+
+
+def test_verify_bundle_notes_an_edited_card(tmp_path: Path, plain_bundle: Path) -> None:
+    copy = shutil.copytree(plain_bundle, tmp_path / "copy")
+    (copy / "README.md").write_text("mine")
+
+    assert verify_bundle(copy)["notes"] == [f"{copy / 'README.md'}: edited or removed since the bundle was made."]
+
+
+@pytest.mark.parametrize("name", ["graphs/layer_01.onnx", "onnx/model.onnx", "config.yaml"])
+def test_verify_bundle_damaged(tmp_path: Path, plain_bundle: Path, name: str) -> None:
+    copy = shutil.copytree(plain_bundle, tmp_path / "copy")
+    (copy / name).write_bytes((copy / name).read_bytes()[:-1] + b"!")
+
+    with pytest.raises(BundleError, match=f"copy/{name}: changed since the bundle was made"):
+        verify_bundle(copy)

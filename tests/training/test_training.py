@@ -1,0 +1,275 @@
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from edgebert.checkpoint import Checkpoint, load_checkpoint
+from edgebert.config import RunConfig, TrainConfig
+from edgebert.data import read_examples
+from edgebert.errors import ConfigError, DataError, EdgeBertError
+from edgebert.output import Advance, Reporter
+from edgebert.text import TextEncoder
+from edgebert.training import loop, train_model
+from edgebert.training.rows import as_texts
+
+METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "plain": ({"name": "plain"}, (8.0,)),
+    "dact_bert": ({"name": "dact_bert", "trunk": 16}, (6.0, 6.0)),
+}
+
+
+class _Recorder(Reporter):
+    """Keeps what it is told, and can break off a training after some steps."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.said: list[str] = []
+        self.steps: dict[str, int] = {}
+        self.losses: dict[str, list[float]] = {}
+        self._left = stop_after
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int, note: str) -> None:
+            if self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    raise KeyboardInterrupt
+            self.steps[title] = self.steps.get(title, 0) + steps
+            if note:
+                self.losses.setdefault(title, []).append(float(note.removeprefix("loss ")))
+
+        yield advance
+
+
+@pytest.fixture
+def make_config(tiny_hf_folder: Path, sentiment_data: Path) -> Callable[..., RunConfig]:
+    def make(method: str = "plain", **changes: Any) -> RunConfig:
+        settings, epochs = METHODS[method]
+        train = TrainConfig(
+            model=str(tiny_hf_folder),
+            data=str(sentiment_data),
+            max_length=32,
+            batch_size=16,
+            stage_epochs=epochs,
+            learning_rate=2e-3,
+            head_learning_rate_factor=3.0,
+            tuning_rows=40,
+            precision="fp32",
+        )
+        return RunConfig(method=settings, train=msgspec.structs.replace(train, **changes))
+
+    return make
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return checkpoint.model.state_dict()  # type: ignore[attr-defined,no-any-return]
+
+
+def _same(first: Checkpoint, second: Checkpoint, prefix: str = "") -> bool:
+    other = _weights(second)
+    return all(torch.equal(tensor, other[n]) for n, tensor in _weights(first).items() if n.startswith(prefix))
+
+
+def _accuracy(checkpoint: Checkpoint, data: Path) -> float:
+    """Full-depth accuracy on the test split."""
+    examples = read_examples(data, split="test")
+    text = TextEncoder(checkpoint.tokenizer["tokenizer.json"], max_length=32, pad_token_id=0)
+    values = {name: torch.from_numpy(value) for name, value in text.pad(text.encode(as_texts(examples))).items()}
+    with torch.no_grad():
+        best = checkpoint.model.eval()(**values).argmax(1).tolist()  # type: ignore[attr-defined]
+    return sum(checkpoint.facts.labels[i] == e.label for i, e in zip(best, examples, strict=True)) / len(examples)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_train_learns_and_its_checkpoint_opens(
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    sentiment_data: Path,
+    capfd: pytest.CaptureFixture[str],
+    method: str,
+) -> None:
+    recorder = _Recorder()
+
+    trained = train_model(make_config(method), tmp_path / "out", reporter=recorder)
+
+    opened = load_checkpoint(tmp_path / "out")
+    assert all(losses[-1] < losses[0] for losses in recorder.losses.values())
+    assert len(recorder.losses) == len(METHODS[method][1])
+    assert _accuracy(opened, sentiment_data) >= 0.85
+    assert _same(trained, opened)
+    assert opened.facts == trained.facts
+    assert opened.facts.labels == ("negative", "positive")
+    assert "default" in opened.facts.operating_points
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert capfd.readouterr().out == ""
+
+
+def test_train_reports_stages_and_operating_points(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    recorder = _Recorder()
+
+    train_model(make_config("dact_bert", stage_epochs=(0.5, 1.0)), tmp_path / "out", reporter=recorder)
+
+    # 160 rows in batches of 16 are 10 steps an epoch.
+    assert recorder.steps == {"train fine_tune": 5, "train joint": 10}
+    assert recorder.said[0] == "dact_bert: 160 rows to train on, 40 held out, 2 labels"
+    assert [line.split(":")[0] for line in recorder.said[-2:]] == [
+        "operating point default",
+        "operating point confidence",
+    ]
+
+
+def test_train_max_steps_bounds_every_stage(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    recorder = _Recorder()
+
+    train_model(make_config("dact_bert"), tmp_path / "out", max_steps=2, reporter=recorder)
+
+    assert recorder.steps == {"train fine_tune": 2, "train joint": 2}
+
+
+def test_train_same_seed_same_weights(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = make_config("dact_bert", stage_epochs=(0.5, 0.5))
+
+    first, second, other = (
+        train_model(config, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+
+    assert _same(first, second)
+    assert not _same(first, other)
+
+
+def test_train_first_stage_leaves_the_other_units_alone(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    untrained = train_model(make_config("dact_bert", stage_epochs=(0.0, 0.0)), tmp_path / "a")
+
+    tuned = train_model(make_config("dact_bert", stage_epochs=(1.0, 0.0)), tmp_path / "b")
+
+    assert _same(untrained, tuned, "units.0.")
+    assert _same(untrained, tuned, "units.1.")
+    assert not _same(untrained, tuned, "units.2.")
+    assert not _same(untrained, tuned, "encoder.layers.0.")
+    assert all(parameter.requires_grad for parameter in tuned.model.parameters())  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable")
+@pytest.mark.parametrize("stop_after", [3, 7, 12])
+def test_train_resumed_gives_the_uninterrupted_weights(
+    monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., RunConfig], tmp_path: Path, stop_after: int
+) -> None:
+    arguments = loop._arguments
+
+    def save_often(*given: Any) -> Any:
+        made = arguments(*given)
+        made.save_steps = 2
+        return made
+
+    monkeypatch.setattr(loop, "_arguments", save_often)
+    config = make_config("dact_bert", stage_epochs=(1.0, 1.0))
+    whole = train_model(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config, tmp_path / "out", reporter=_Recorder(stop_after=stop_after))
+    assert not (tmp_path / "out").exists()
+    recorder = _Recorder()
+
+    resumed = train_model(config, tmp_path / "out", is_resumed=True, reporter=recorder)
+
+    assert _same(whole, resumed)
+    assert resumed.facts == whole.facts
+    # It goes on from the last saved step, an even one, of the stage it was in.
+    done = {"train fine_tune": min(stop_after, 10) // 2 * 2, "train joint": max(stop_after - 10, 0) // 2 * 2}
+    assert recorder.steps == {stage: 10 - steps for stage, steps in done.items() if steps < 10}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_train_beside_an_interrupted_one(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = make_config("dact_bert", stage_epochs=(0.2, 1.0))
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config, tmp_path / "out", reporter=_Recorder(stop_after=4))
+
+    with pytest.raises(EdgeBertError, match=r"out: an interrupted training is beside it; go on with --resume or start"):
+        train_model(config, tmp_path / "out")
+
+    recorder = _Recorder()
+    train_model(config, tmp_path / "out", force=True, reporter=recorder)
+    assert recorder.steps == {"train fine_tune": 2, "train joint": 10}
+
+
+def test_train_resume_with_nothing_to_resume(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    recorder = _Recorder()
+
+    train_model(make_config(), tmp_path / "out", max_steps=1, is_resumed=True, reporter=recorder)
+
+    assert recorder.steps == {"train fine_tune": 1}
+
+
+def test_train_in_bf16_keeps_fp32_weights(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    trained = train_model(make_config("dact_bert", precision="bf16"), tmp_path / "out", max_steps=2)
+
+    assert {tensor.dtype for tensor in _weights(trained).values()} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in _weights(trained).values())
+
+
+def test_train_plain_with_fewer_layers(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = msgspec.structs.replace(make_config(), method={"name": "plain", "layers": 1, "pool": "mean"})
+
+    train_model(config, tmp_path / "out", max_steps=1)
+
+    assert load_checkpoint(tmp_path / "out").model.encoder.config.layers == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"stage_epochs": (1.0,)},
+            ConfigError,
+            r"^train\.stage_epochs: dact_bert has the stages fine_tune, joint, so expected 2 numbers, got \(1\.0,\)",
+        ),
+        ({"data": None}, ConfigError, r"^train\.data: expected a folder or hub id; give one with --data"),
+        ({"tuning_rows": 200}, DataError, r"sentiment: 200 training rows, of which train\.tuning_rows=200 would be"),
+        ({"task": "clasification"}, ConfigError, r"^unknown task 'clasification'\. Did you mean 'classification'\?$"),
+        ({"model": "./nothing"}, ConfigError, r"^\./nothing: no such checkpoint folder"),
+        ({"columns": {"txt": "a"}}, ConfigError, r"^columns: unknown field 'txt'\. Did you mean 'text'\?$"),
+    ],
+)
+def test_train_refused(
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[EdgeBertError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        train_model(make_config("dact_bert", **changes), tmp_path / "out")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "dact"}, r"^unknown method 'dact'\. Did you mean 'dact_bert'\?$"),
+        ({"name": "plain", "layers": 9}, r"^method\.layers: expected 1 to 3, got 9\.$"),
+    ],
+)
+def test_train_method_refused(
+    make_config: Callable[..., RunConfig], tmp_path: Path, method: dict[str, Any], message: str
+) -> None:
+    config = msgspec.structs.replace(make_config(), method=method)
+
+    with pytest.raises(ConfigError, match=message):
+        train_model(config, tmp_path / "out")
+
+
+def test_train_existing_checkpoint_without_force(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+
+    with pytest.raises(EdgeBertError, match="out: exists already; use --force to replace it"):
+        train_model(make_config(), tmp_path / "out")
