@@ -38,7 +38,7 @@ test-latest: .venv-latest/installed
 
 .venv-demo/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python $(PIP) '.[demo]'
+	.venv-demo/bin/python $(PIP) -e '.[demo]'
 	touch $@
 
 clean:

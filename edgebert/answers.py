@@ -6,12 +6,12 @@ import csv
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from edgebert.data import read_examples
+from edgebert.data import read_examples, texts_of
 from edgebert.errors import DataError
 from edgebert.output import markdown_table
 from edgebert.runtime.model import EdgeModel
@@ -19,32 +19,46 @@ from edgebert.runtime.results import Prediction
 from edgebert.text import Text
 
 _CELL_WIDTH = 60
-_STREAM_WINDOW = 256
 
 
-def read_texts(texts: Sequence[str], pairs: Sequence[tuple[str, str]], source: str | None) -> Iterable[Text]:
+def read_texts(
+    texts: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    source: str | None,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> Iterable[Text]:
     """Returns the inputs of a run: arguments and pairs, the texts of a file, or the lines of stdin as they come.
 
     Args:
         texts: Texts given as arguments.
         pairs: Pairs given as options.
-        source: A file, or `-` for stdin; the others are then left out.
+        source: A file, or `-` for stdin, in the place of the others.
+        columns: Which column of the file is which field.
 
     Raises:
         DataError: There is nothing to read, or the file cannot be read.
     """
+    if source is not None and (texts or pairs):
+        raise DataError("give either texts or -i, not both.")
     if source == "-":
-        return (line.rstrip("\r\n") for line in sys.stdin)
+        return (line.decode("utf-8", "replace").rstrip("\r\n") for line in sys.stdin.buffer)
     if source is not None:
-        examples = read_examples(source, split="test", require_labels=False)
-        return [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+        examples = read_examples(source, split="test", columns=columns, require_labels=False)
+        return texts_of(examples)
     if not texts and not pairs:
         raise DataError("no text: give texts, --pair A B, or -i FILE (- reads stdin).")
     return [*texts, *pairs]
 
 
 def print_answers(
-    texts: Iterable[Text], model: EdgeModel, *, form: str, trace: bool = False, top_k: int | None = None
+    texts: Iterable[Text],
+    model: EdgeModel,
+    *,
+    form: str,
+    trace: bool = False,
+    top_k: int | None = None,
+    window: int = 256,
 ) -> int:
     """Prints answers to stdout: JSON lines and CSV as they come, a table or one JSON object at the end.
 
@@ -54,6 +68,7 @@ def print_answers(
         form: `table`, `json`, `jsonl` or `csv`.
         trace: Show what each answer cost.
         top_k: Show this many labels.
+        window: Texts read ahead before the first answer; 1 answers each as it comes.
 
     Returns:
         How many texts were truncated.
@@ -61,7 +76,7 @@ def print_answers(
     truncated = 0
     rows = []
     lines = _LINES.get(form)
-    for number, (text, prediction) in enumerate(_answers(texts, model, top_k)):
+    for number, (text, prediction) in enumerate(_answers(texts, model, top_k, window)):
         truncated += prediction.truncated
         row = _row(text, prediction, trace)
         if lines is not None:
@@ -91,7 +106,9 @@ def _print_csv_line(row: dict[str, Any], is_first: bool) -> None:
 _LINES: dict[str, Callable[[dict[str, Any], bool], None]] = {"jsonl": _print_json_line, "csv": _print_csv_line}
 
 
-def _answers(texts: Iterable[Text], model: EdgeModel, top_k: int | None) -> Iterator[tuple[Text, Prediction]]:
+def _answers(
+    texts: Iterable[Text], model: EdgeModel, top_k: int | None, window: int
+) -> Iterator[tuple[Text, Prediction]]:
     """Answers a stream, each text beside its answer."""
     waiting: deque[Text] = deque()
 
@@ -100,7 +117,7 @@ def _answers(texts: Iterable[Text], model: EdgeModel, top_k: int | None) -> Iter
             waiting.append(text)
             yield text
 
-    for prediction in model.stream(remembered(), top_k=top_k, window=_STREAM_WINDOW):
+    for prediction in model.stream(remembered(), top_k=top_k, window=window):
         yield waiting.popleft(), prediction
 
 

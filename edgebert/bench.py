@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgebert import registry
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
-from edgebert.data import read_examples
+from edgebert.data import read_examples, texts_of
 from edgebert.errors import ConfigError, suggestion
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
@@ -245,7 +245,7 @@ def _read_texts(
         if not side.bundle.has(TOKENIZER_NAME):
             raise ConfigError(f"{side.bundle.path}: has no tokenizer, so texts cannot be timed; leave --data out.")
     examples = read_examples(data, split="validation", columns=columns, require_labels=False)[:limit]
-    return tuple(e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples)
+    return tuple(texts_of(examples))
 
 
 def _cases(
@@ -260,6 +260,8 @@ def _cases(
         return [Case(batch=batch, texts=texts, scenario=scenario) for batch in batches]
     for side in sides:
         longest = side.bundle.manifest.encoder.max_length
+        if lengths == DEFAULT_LENGTHS:
+            lengths = tuple(length for length in lengths if length <= longest) or (longest,)
         if max(lengths) > longest:
             raise ConfigError(f"lengths: {side.bundle.path} takes at most {longest} tokens, got {max(lengths)}.")
     vocabulary = min(side.bundle.manifest.encoder.vocabulary_size for side in sides)

@@ -17,7 +17,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import OperatingPoint
-from edgebert.config import RunConfig, decode, decode_config
+from edgebert.config import RunConfig, TrainConfig, decode, decode_config
 from edgebert.encoders._checkpoint import (
     build_encoder,
     checkpoint_weights,
@@ -162,7 +162,7 @@ def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
     return weights
 
 
-def _load_heads(model: AdaptiveModel, weights: dict[str, Any], *, where: str, config: RunConfig | None = None) -> None:
+def _load_heads(model: AdaptiveModel, weights: dict[str, Any], *, where: str) -> None:
     own = model.state_dict()
     family = registry.load("edgebert.encoders", model.encoder.config.family)
     back = {ours: theirs for theirs, ours in ((t, f"head.{o}") for t, o in family.HEAD_RENAMES)}
@@ -188,7 +188,8 @@ def _head_renames(config: RunConfig, model: AdaptiveModel) -> tuple[tuple[str, s
 
 def _architecture(checkpoint: Checkpoint) -> str:
     if _head_renames(checkpoint.facts.config, checkpoint.model):
-        return "BertForSequenceClassification"
+        family = registry.load("edgebert.encoders", checkpoint.model.encoder.config.family)
+        return str(family.CLASSIFIER)
     return f"EdgeBert_{checkpoint.facts.config.method_name}"
 
 
@@ -209,7 +210,8 @@ def _load_classifier(source: str) -> Checkpoint:
     load_weights(encoder, weights, where=source)
     names = settings.get("id2label") or {}
     labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    config = RunConfig(method={"name": "plain"})
+    train = TrainConfig(model=source, max_length=encoder.config.max_positions)
+    config = RunConfig(method={"name": "plain"}, train=train)
     model = build_model(encoder, config, len(labels))
     _load_heads(model, weights, where=source)
     points = {"default": OperatingPoint(policy="never", knobs={})}

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from edgebert import __version__
-from edgebert.errors import ConfigError, EdgeBertError, QualityError, suggestion
+from edgebert.errors import ConfigError, EdgeBertError, QualityError, require, suggestion
 from edgebert.output import ConsoleReporter
 
 
@@ -29,13 +29,16 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGEBERT"})
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgebert")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """BERT models that do only the work each input needs.
 
     Train one, export it to ONNX graphs, and run those conditionally on ONNX Runtime.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -51,6 +54,7 @@ _provider = click.option("--provider", default="cpu", show_default=True, help="c
 @_force
 def demo(output: Path, seed: int, force: bool) -> None:
     """Train, export, verify and run a voice-command model; minutes on 2 cores, no network."""
+    _require_training("demo")
     from edgebert.demo import run_demo
 
     click.echo(run_demo(output, seed=seed, force=force, reporter=ConsoleReporter()))
@@ -69,6 +73,7 @@ def demo(output: Path, seed: int, force: bool) -> None:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
 @_set
 @_force
+@_json
 def train(
     config: Path,
     output: Path,
@@ -80,16 +85,22 @@ def train(
     resume: bool,
     settings: tuple[str, ...],
     force: bool,
+    as_json: bool,
 ) -> None:
     """Train a method and write a checkpoint."""
+    from msgspec import to_builtins
+
     from edgebert.config import read_config, with_train
 
     read = with_train(read_config(config, settings), data=data, model=model, columns=_columns(columns) or None)
+    _require_training("train")
     from edgebert.training import train_model
 
-    train_model(
+    made = train_model(
         read, output, seed=seed, max_steps=max_steps, is_resumed=resume, force=force, reporter=ConsoleReporter()
     )
+    if as_json:
+        _print_json({"schema": "edgebert.train/1", "checkpoint": str(output), **to_builtins(made.facts)})
     _next(f"edgebert export {output} {output}.bundle")
 
 
@@ -103,6 +114,7 @@ def train(
 @click.option("--verify-samples", type=int, help="Random inputs on which torch and the bundle are compared.")
 @click.option("--tolerance", type=float, help="Largest difference the comparison allows.")
 @_force
+@_json
 def export(
     checkpoint: str,
     bundle: Path,
@@ -113,12 +125,15 @@ def export(
     verify_samples: int | None,
     tolerance: float | None,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Turn a checkpoint (or random:bert-base) into a bundle of ONNX graphs."""
     from edgebert.config import read_config
 
     given = read_config(config).export if config else None
     overrides = {"opset": opset, "link": link, "verify_samples": verify_samples, "tolerance": tolerance}
+    for module in ("torch", "transformers", "onnx", "onnxscript"):
+        require(module, extra="export", purpose="edgebert export")
     from edgebert.export import export_model
 
     made = export_model(
@@ -131,6 +146,10 @@ def export(
         reporter=ConsoleReporter(),
     )
     click.echo(f"{made.path}: {len(made.manifest.files)} files, {made.size_bytes / 1e6:.1f} MB of graphs", err=True)
+    if as_json:
+        from edgebert.describe import describe_bundle
+
+        _print_json(describe_bundle(bundle))
     follow = f'run {bundle} "a text"' if made.has("tokenizer.json") else f"bench {bundle}"
     _next(f"edgebert {follow}")
 
@@ -178,6 +197,7 @@ def info(bundle: Path, as_json: bool) -> None:
 @click.argument("texts", nargs=-1)
 @click.option("--pair", "pairs", nargs=2, multiple=True, metavar="A B", help="A pair of texts; may be repeated.")
 @click.option("-i", "--input", "source", help="File of texts (txt, tsv, csv, jsonl, parquet), or - for stdin lines.")
+@click.option("--columns", help="Which column is which field, such as text=sentence.")
 @_policy
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Set a knob, such as threshold=0.9.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Show this many labels.")
@@ -193,6 +213,7 @@ def run(
     texts: tuple[str, ...],
     pairs: tuple[tuple[str, str], ...],
     source: str | None,
+    columns: str | None,
     policy: str,
     settings: tuple[str, ...],
     top_k: int | None,
@@ -207,11 +228,12 @@ def run(
     from edgebert.config import parse_setting
     from edgebert.runtime.model import EdgeModel
 
-    inputs = read_texts(texts, pairs, source)
+    inputs = read_texts(texts, pairs, source, columns=_columns(columns))
     with EdgeModel.from_pretrained(bundle, policy=policy, threads=threads, provider=provider) as model:
-        if settings:
-            model.set_policy(**dict(parse_setting(text) for text in settings))
-        truncated = print_answers(inputs, model, form="json" if as_json else form, trace=trace, top_k=top_k)
+        model.set_policy(policy, **dict(parse_setting(text) for text in settings))
+        window = 1 if source == "-" else 256
+        form = "json" if as_json else form
+        truncated = print_answers(inputs, model, form=form, trace=trace, top_k=top_k, window=window)
     if truncated:
         click.echo(f"note: {truncated} texts were cut to {model.manifest.encoder.max_length} tokens", err=True)
 
@@ -272,6 +294,7 @@ def evaluate(
 @cli.command()
 @click.argument("bundles", nargs=-1, required=True)
 @click.option("--data", help="Labelled or plain file whose texts are timed; else random ids of --lengths.")
+@click.option("--columns", help="Which column is which field, such as text=sentence.")
 @_policy
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Set a knob of the policy.")
 @click.option("-t", "--threads", default="1", show_default=True, help="Thread counts, such as 1,2.")
@@ -295,6 +318,7 @@ def evaluate(
 def bench(
     bundles: tuple[str, ...],
     data: str | None,
+    columns: str | None,
     policy: str,
     settings: tuple[str, ...],
     threads: str,
@@ -317,6 +341,7 @@ def bench(
     result = bench_bundles(
         bundles,
         data=data,
+        columns=_columns(columns) or None,
         policy=policy,
         settings=dict(parse_setting(text) for text in settings),
         threads=_numbers(threads, "--threads"),
@@ -356,6 +381,24 @@ def main() -> NoReturn:
         if os.environ.get("EDGEBERT_DEBUG"):
             raise
         _fail(f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)", 1)
+
+
+def _require_training(command: str) -> None:
+    """Says which extra is missing before anything heavy is imported."""
+    for module in ("torch", "transformers", "accelerate", "sklearn", "scipy"):
+        require(module, extra="demo" if command == "demo" else "train", purpose=f"edgebert {command}")
+
+
+def _name_environment_variables() -> None:
+    """Gives every option the environment variable of its long flag: EDGEBERT_RUN_FORMAT is `run --format`."""
+    for name, command in cli.commands.items():
+        for option in command.params:
+            flags = [flag for flag in option.opts if flag.startswith("--")]
+            if flags:
+                option.envvar = f"EDGEBERT_{name}_{flags[0].lstrip('-')}".replace("-", "_").upper()
+
+
+_name_environment_variables()
 
 
 def _fail(message: str, code: int) -> NoReturn:

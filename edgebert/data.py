@@ -43,6 +43,11 @@ class _Row(msgspec.Struct, frozen=True):
     named_at: str
 
 
+def texts_of(examples: Sequence[Example]) -> list[str | tuple[str, str]]:
+    """Returns the text of each example, or its pair of texts."""
+    return [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+
+
 def read_examples(
     source: str | Path,
     *,

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import frontier
+from edgebert.bundle import open_bundle
 from edgebert.data import Example, read_examples
-from edgebert.errors import ConfigError, DataError
+from edgebert.errors import ConfigError, DataError, require
 from edgebert.host import host_facts
 from edgebert.measure import Measured, measure
 from edgebert.output import Reporter, markdown_table
+from edgebert.policies import knob_names
 from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import mcnemar_p, paired_difference
 
@@ -60,6 +62,9 @@ def evaluate_bundle(
         DataError: The data cannot be used.
     """
     reporter = reporter or Reporter()
+    for module in ("scipy.stats", "sklearn.metrics"):
+        require(module, extra="eval", purpose="evaluation")
+    _check_rivals(against, bundles)
     examples = [e for source in data for e in read_examples(source, split=split, columns=columns)]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
@@ -69,7 +74,8 @@ def evaluate_bundle(
         with EdgeModel.from_pretrained(path, threads=threads, provider=provider) as model:
             is_static = model.manifest.rule.policy == "never"
             for policy in ("default",) if is_static else policies:
-                _set_policy(model, policy, settings or {})
+                model.set_policy(policy)
+                model.set_policy(policy, **_knobs_for(model, policy, settings or {}, len(policies), is_static))
                 measured.append(
                     measure(model, examples, batch_size, max_length, reporter, name=str(path), policy=policy)
                 )
@@ -89,10 +95,25 @@ def evaluate_bundle(
     }
 
 
-def _set_policy(model: EdgeModel, policy: str, settings: Mapping[str, Any]) -> None:
-    model.set_policy(policy)
-    if settings:
-        model.set_policy(**settings)
+def _knobs_for(
+    model: EdgeModel, policy: str, settings: Mapping[str, Any], n_policies: int, is_static: bool
+) -> dict[str, Any]:
+    """Returns the knobs a policy gets: all of them when it is asked for alone, else those it has; a static none."""
+    if is_static:
+        return {}
+    if n_policies == 1:
+        return dict(settings)
+    return {knob: value for knob, value in settings.items() if knob in knob_names(model.policy.policy)}
+
+
+def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path]) -> None:
+    """Refuses comparisons that cannot be made, before anything is measured."""
+    for name in against:
+        if name == STATIC_FRONTIER:
+            if all(open_bundle(path).manifest.method != "plain" for path in bundles if Path(path).is_dir()):
+                raise ConfigError(frontier.NO_STATIC_BUNDLE)
+        elif not Path(name).is_dir():
+            raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER} or a bundle folder.")
 
 
 def _add_agreement(
@@ -125,8 +146,6 @@ def _compare_with(
     reporter: Reporter,
 ) -> None:
     """Adds to every row its paired difference from another bundle."""
-    if not Path(name).exists():
-        raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER} or a bundle folder.")
     rival = next((m for m in measured if m.row["bundle"] == name and m.row["policy"] == "default"), None)
     if rival is None:
         with EdgeModel.from_pretrained(name, threads=threads, provider=provider) as model:

@@ -17,12 +17,17 @@ from edgebert.output import Reporter
 from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import mean_interval, mixture_at, upper_hull
 
+NO_STATIC_BUNDLE = (
+    "--against static-frontier: give the static bundles too: plain ones of different depth "
+    "(edgebert train -c export_configs/plain_sst2.yaml --set method.layers=K --set method.pool=mean)."
+)
+
 
 def layer_subsets(layers: int) -> list[tuple[int, ...]]:
     """Returns the untrained subsets tried, for every size: the first layers, and evenly spaced ones, with the last.
 
     >>> layer_subsets(4)
-    [(4,), (1, 4), (1, 2, 4), (1, 3, 4)]
+    [(4,), (1, 4), (1, 2, 4)]
     """
     subsets: list[tuple[int, ...]] = []
     for size in range(1, layers):
@@ -57,10 +62,7 @@ def compare(measured: Sequence[Measured], subsets: Sequence[Measured]) -> None:
     """
     points = [entry for entry in measured if entry.row["rule"] == "never" and entry.row["method"] == "plain"]
     if not points:
-        raise ConfigError(
-            "--against static-frontier: give the static bundles too: plain ones of different depth "
-            "(edgebert train -c export_configs/plain_sst2.yaml --set method.layers=K --set method.pool=mean)."
-        )
+        raise ConfigError(NO_STATIC_BUNDLE)
     points = [*points, *subsets]
     hull = upper_hull([(float(p.macs.mean()), float(p.correct.mean())) for p in points])
     costs = [float(points[i].macs.mean()) for i in hull]

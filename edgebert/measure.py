@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert import registry
-from edgebert.data import Example
+from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
 from edgebert.runtime.model import EdgeModel
@@ -64,7 +64,7 @@ def measure(
     manifest = model.manifest
     task = registry.load("edgebert.tasks", manifest.task)
     targets = task.encode_labels(examples, manifest.labels, where=name or str(model.bundle.path))
-    texts = [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+    texts = texts_of(examples)
     start = time.perf_counter()
     encoded = model.encode(texts, max_length=max_length)
     tokenize_ms = (time.perf_counter() - start) * 1000 / len(texts)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import build_model, fetch_tokenizer, load_checkpoint, save_checkpoint
 from edgebert.config import RunConfig
-from edgebert.encoders._blocks import Encoder
+from edgebert.encoders._blocks import Encoder, EncoderConfig
+from edgebert.encoders._checkpoint import settings_of
 from edgebert.errors import ConfigError
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}
@@ -222,3 +223,19 @@ def test_fetch_tokenizer_none(tmp_path: Path, tiny_hf_folder: Path) -> None:
 
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: has no tokenizer that can be opened"):
         fetch_tokenizer(str(tmp_path))
+
+
+def test_load_checkpoint_of_an_encoder_without_a_trained_head(tiny_hf_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no weights for .*classifier.*; it is no trained classifier"):
+        load_checkpoint(tiny_hf_folder)
+
+
+@pytest.mark.parametrize("change", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
+def test_load_checkpoint_of_another_kind_of_classifier(
+    tmp_path: Path, tiny_encoder_config: EncoderConfig, change: dict[str, object]
+) -> None:
+    config = transformers.BertConfig(**settings_of(tiny_encoder_config), **change)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match="expected a classifier into one of two or more labels"):
+        load_checkpoint(tmp_path)

@@ -57,8 +57,38 @@ def test_help_of_command(invoke: Invoke, command: str) -> None:
     assert out.startswith("Usage:")
 
 
-def test_every_option_has_an_environment_variable() -> None:
-    assert cli.cli.context_settings["auto_envvar_prefix"] == "EDGEBERT"
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_every_option_has_the_environment_variable_of_its_flag(command: str) -> None:
+    for option in cli.cli.commands[command].params:
+        flags = [flag for flag in option.opts if flag.startswith("--")]
+        expected = f"EDGEBERT_{command}_{flags[0][2:]}".replace("-", "_").upper() if flags else None
+        assert option.envvar == expected
+
+
+def test_no_arguments_shows_help(invoke: Invoke) -> None:
+    code, out, _ = invoke()
+
+    assert code == 0
+    assert out.startswith("Usage:")
+
+
+@pytest.mark.parametrize("command", [("train", "-c", "x", "-o", "y"), ("export", "x", "y"), ("demo",)])
+def test_missing_torch_names_the_extra(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, config: Path, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    code, _, err = invoke(*[config if part == "x" else part for part in command])
+
+    assert code == 5
+    assert "needs torch, which is not installed: pip install 'edgebert[" in err
+
+
+def test_run_texts_and_file_together(invoke: Invoke, dact_bundle: Path) -> None:
+    code, _, err = invoke("run", dact_bundle, "x", "-i", "-")
+
+    assert code == 2
+    assert "not both" in err
 
 
 def test_environment_variable_sets_option(invoke: Invoke, dact_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,21 @@ def test_evaluate_setting_reaches_policy(dact_bundle: Path, sentiment_data: Path
     assert result["rows"][0]["mean_layers"] == 1.0
 
 
+def test_evaluate_setting_goes_only_to_policies_that_have_it(
+    dact_bundle: Path, plain_bundle: Path, sentiment_data: Path
+) -> None:
+    rows = evaluate_bundle(
+        [dact_bundle, plain_bundle],
+        [sentiment_data / "test.tsv"],
+        policies=["halting", "confidence"],
+        settings={"threshold": 0.6},
+    )["rows"]
+
+    assert [row["rule"] for row in rows] == ["halting", "confidence", "never"]
+    assert "threshold" not in rows[0]["knobs"]
+    assert rows[1]["knobs"]["threshold"] == 0.6
+
+
 def test_evaluate_against_itself_is_no_difference(plain_bundle: Path, dact_bundle: Path, sentiment_data: Path) -> None:
     result = evaluate_bundle([plain_bundle, dact_bundle], [sentiment_data / "test.tsv"], against=[str(plain_bundle)])
 

@@ -27,7 +27,7 @@ def workplace(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEBERT_TRAIN_MODEL", str(tiny_hf_folder))
     monkeypatch.setenv("EDGEBERT_TRAIN_MAX_STEPS", "2")
-    monkeypatch.setenv("EDGEBERT_TRAIN_SETTINGS", "train.tuning_rows=40 train.max_length=48")
+    monkeypatch.setenv("EDGEBERT_TRAIN_SET", "train.tuning_rows=40 train.max_length=48")
     return tmp_path
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint
@@ -19,7 +20,7 @@ NEVER = {"default": OperatingPoint(policy="never", knobs={})}
 @pytest.mark.parametrize(
     ("bundle", "checkpoint", "decisions"),
     [
-        ("plain_bundle", "plain_checkpoint", 0),
+        ("plain_bundle", "plain_checkpoint", 20),
         ("dact_bundle", "dact_checkpoint", 20),
         ("dact_bundle_split", "dact_checkpoint", 20),
     ],
@@ -40,6 +41,19 @@ def test_compare_other_weights(dact_bundle: Path, save_tiny_checkpoint: Callable
 
     with pytest.raises(QualityError, match=r"dact: differs from torch: probabilities by up to .* of 8 decisions\.$"):
         compare(load_checkpoint(other).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "checkpoint"), [("plain_bundle", "plain_checkpoint"), ("dact_bundle", "dact_checkpoint")]
+)
+def test_compare_nan_is_no_agreement(request: pytest.FixtureRequest, bundle: str, checkpoint: str) -> None:
+    opened = open_bundle(request.getfixturevalue(bundle))
+    model = load_checkpoint(request.getfixturevalue(checkpoint)).model
+    with torch.no_grad():
+        model.encoder.layers[0].feed_forward.norm.weight.fill_(float("nan"))
+
+    with pytest.raises(QualityError, match="differs from torch: probabilities by up to nan"):
+        compare(model, opened, samples=8, tolerance=1e9)
 
 
 def test_compare_other_shape(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
@@ -95,7 +109,7 @@ def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
         "schema": "edgebert.verify/1",
         "bundle": str(plain_bundle),
         "files": 8,
-        "graphs": 4,
+        "graphs": 5,
         "notes": [],
         "parity": None,
     }

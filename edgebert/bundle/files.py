@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgebert.errors import BundleError, EdgeBertError
 
-_MARK = "edgebert."
+_MARKS = ("edgebert.json", "edgebert.yaml", "edgebert.txt")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -80,7 +80,8 @@ def sha256(data: bytes) -> str:
 def check_target(target: Path, *, force: bool) -> None:
     """Checks, before any work, that a folder may be published there.
 
-    With `force` only a folder that edgebert made is replaced: one with a file of its own, such as `edgebert.json`.
+    With `force` only a folder that edgebert made is replaced, known by `edgebert.json`, `edgebert.yaml` or
+    `edgebert.txt`; never a repository, the working directory or a folder around it.
 
     Raises:
         EdgeBertError: The parent is missing or not writable, or what is there may not be replaced.
@@ -95,7 +96,9 @@ def check_target(target: Path, *, force: bool) -> None:
     if target.exists() and any(target.iterdir()):
         if not force:
             raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
-        if not any(path.name.startswith(_MARK) for path in target.iterdir()):
+        here = Path.cwd().resolve()
+        is_ours = any((target / name).is_file() for name in _MARKS) and not (target / ".git").exists()
+        if not is_ours or target.resolve() in (here, *here.parents):
             raise EdgeBertError(f"{target}: holds nothing that edgebert made, so --force does not replace it.")
 
 
@@ -103,7 +106,8 @@ def check_target(target: Path, *, force: bool) -> None:
 def publish(target: Path, *, force: bool) -> Iterator[Path]:
     """Gives a new folder beside the target to write into, and puts it in the target's place at the end.
 
-    An exception, or a process that dies, leaves the target as it was.
+    An exception leaves the target as it was, and so does a process that dies where the system can swap two folders
+    (Linux); elsewhere there is a moment in which the old folder has a hidden name beside it.
 
     Args:
         target: The folder to make or replace.

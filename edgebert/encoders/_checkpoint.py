@@ -29,7 +29,8 @@ def load_encoder(source: str) -> Encoder:
     Raises:
         ConfigError: Nothing can be opened there, its family is unknown, or weights are missing.
     """
-    settings, weights = _read(source, "AutoModel")
+    pooler = ("pooler.dense.weight", "pooler.dense.bias")
+    settings, weights = _read(source, "AutoModel", "is it the encoder it says it is?", pooler)
     encoder = build_encoder(settings, where=source)
     load_weights(encoder, weights, where=source)
     return encoder
@@ -84,10 +85,20 @@ def read_classifier(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ConfigError: It cannot be opened as one.
     """
-    return _read(source, "AutoModelForSequenceClassification")
+    settings, weights = _read(source, "AutoModelForSequenceClassification", "it is no trained classifier")
+    problem = settings.get("problem_type")
+    if problem not in (None, "single_label_classification") or len(settings.get("id2label") or {}) < 2:
+        raise ConfigError(
+            f"{source}: expected a classifier into one of two or more labels, got {problem or 'one label'}; "
+            "regression, reranking and multi-label are not supported."
+        )
+    return settings, weights
 
 
-def _read(source: str, auto_class: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(
+    source: str, auto_class: str, purpose: str, optional: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Opens a checkpoint with `transformers`; weights it would make up are an error, but for the optional ones."""
     import transformers
 
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
@@ -95,12 +106,15 @@ def _read(source: str, auto_class: str) -> tuple[dict[str, Any], dict[str, Tenso
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
-        model = getattr(transformers, auto_class).from_pretrained(source)
+        model, loading = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+    missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name and name not in optional)
+    if missing:
+        raise ConfigError(f"{source}: has no weights for {', '.join(missing[:4])}; {purpose}.")
     return model.config.to_dict(), {name: tensor.float() for name, tensor in model.state_dict().items()}
 
 

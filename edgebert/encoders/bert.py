@@ -14,6 +14,7 @@ from edgebert.encoders._blocks import ACTIVATIONS, EncoderConfig
 from edgebert.errors import ConfigError, suggestion
 
 PREFIX = "bert."
+CLASSIFIER = "BertForSequenceClassification"
 
 RENAMES = (
     ("embeddings.word_embeddings.", "embeddings.word."),

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from edgebert import registry
 from edgebert.bundle import CARD_NAME, CONFIG_NAME, TOKENIZER_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
@@ -117,7 +117,7 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
         if has_whole:
             inputs = ("input_ids", "attention_mask", "token_type_ids")
             files[WHOLE_MODEL_NAME] = _write_graph(
-                _Whole(model), inputs, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
+                model, inputs, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
             )
             advance(1, "whole model")
     if TOKENIZER_NAME in checkpoint.tokenizer:
@@ -138,17 +138,6 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, write_card(manifest, name).encode())}
     manifest = msgspec.structs.replace(manifest, files=files)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-
-
-class _Whole(nn.Module):
-    """A whole model with its inputs in the order a Hugging Face pipeline gives them."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.model(input_ids, attention_mask, token_type_ids)
 
 
 def _write_graph(

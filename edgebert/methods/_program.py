@@ -122,7 +122,7 @@ class Pooling(nn.Module):
 
 
 class EmbedStep(nn.Module):
-    """The embeddings as a step. The mask is an input so that every program starts with the same values."""
+    """The embeddings as a step."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         super().__init__()

@@ -11,9 +11,10 @@ A realisation of the published idea; departures from it, and what the sources le
 - `trunk` is 128 wide; the paper does not give the width. Units are separate for every layer.
 - `ponder: h_sum` is the paper's sum of halting values as far as known; `p_sum` is the earlier DACT penalty.
 - `halt_input: uncertainty` lets the halting output also see how undecided its own label distribution is: a learned
-  slope times the normalised entropy of y_n (no gradient flows through it) is added to the halting logit. A linear
-  output on the trunk has to learn that from scratch and stays blurred. `trunk` is the published form.
-- The halting logit starts at `halt_bias` plus that slope, so that an undecided row carries on from the first step.
+  slope times (the normalised entropy of y_n - 1/2) is added to the halting logit; no gradient flows through y_n
+  there. A linear output on the trunk has to learn that from scratch and stays blurred. `trunk` is the published form.
+- The halting logit starts at `halt_bias` (2) plus that term, so that an undecided row carries on from the first step.
+- Dropout of the encoder's rate before the trunk, in training.
 - `exit_loss` and `distillation` are added terms: each unit is also trained as a classifier of its own, and taught by
   the last unit. With both at 0 the loss is the published one.
 - Stage 1 fine-tunes through the last unit's own classifier, since the encoder family's head is not used afterwards.

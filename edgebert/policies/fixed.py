@@ -1,6 +1,7 @@
 """fixed: every row stops after the same layer and answers with that layer's exit alone.
 
-The static rival of every adaptive rule at equal depth. No other exit is evaluated.
+The static rival of every adaptive rule at equal depth. No other exit is read; one that is linked into its layer is
+computed with it all the same.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgebert.bundle.manifest import Knobs
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.runtime.model import EdgeModel
@@ -20,7 +19,7 @@ class Side:
             spec.bundle, policy=spec.policy, threads=spec.threads, provider=spec.provider, compact=spec.compact
         )
         self._spec = spec
-        self._follow(spec.policy, spec.knobs)
+        self._model.set_policy(spec.policy, **spec.knobs)
 
     def describe(self) -> Description:
         """Returns the method and the policy in use."""
@@ -36,9 +35,9 @@ class Side:
     def choose(self, case: Case) -> None:
         """Takes on the case's policy, or goes back to the one it was loaded with."""
         if case.policy is None:
-            self._follow(self._spec.policy, self._spec.knobs)
+            self._model.set_policy(self._spec.policy, **self._spec.knobs)
         else:
-            self._follow(case.policy, case.knobs)
+            self._model.set_policy(case.policy, **case.knobs)
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Returns token ids of texts."""
@@ -51,9 +50,3 @@ class Side:
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in batches of like length."""
         return self._model.run_encoded(rows, batch_size=batch_size).layers_run
-
-    def _follow(self, policy: str, knobs: Knobs) -> None:
-        """Sets a policy; knobs on top of `default` may also mean another policy, the one that has them."""
-        self._model.set_policy(policy)
-        if knobs:
-            self._model.set_policy(None if policy == "default" else policy, **knobs)

@@ -50,7 +50,7 @@ class EdgeModel:
         self.provider = provider
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
-        self._policy, self._point = self._resolve(policy, {})
+        self._policy, self._point = self._make(self._named(policy), {})
         paths = {step.graph for step in self.manifest.program if step.graph is not None}
         graphs = {
             path: make_graph(
@@ -120,28 +120,17 @@ class EdgeModel:
         """Changes when rows stop; calls already under way keep the old policy.
 
         Args:
-            name: An operating point or a policy. None keeps the one in use, or takes the one policy of the method
-                that has the given knobs.
+            name: An operating point or a policy. None keeps the one in use. With None or `default`, knobs that belong
+                to another policy of the method choose that one.
             knobs: Knobs to set, such as `threshold=0.85`.
 
         Raises:
             ConfigError: A name is unknown, or a value makes no sense.
         """
-        if name is None and not set(knobs) <= set(knob_names(self._point.policy)):
-            fitting = [p for p in self.manifest.policies if set(knobs) <= set(knob_names(p))]
-            if len(fitting) != 1:
-                known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
-                wrong = sorted(set(knobs) - known)
-                raise ConfigError(
-                    f"unknown knob {wrong[0]!r}.{suggestion(wrong[0], known)}"
-                    if wrong
-                    else f"no policy of {self.manifest.method} has the knobs {', '.join(sorted(knobs))} together."
-                )
-            name = fitting[0]
-        if name is None:
-            self._policy, self._point = self._resolve(self._point.policy, {**self._point.knobs, **knobs})
-        else:
-            self._policy, self._point = self._resolve(name, knobs)
+        point = self._point if name is None else self._named(name)
+        if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
+            point = self._named(self._policy_with(knobs))
+        self._policy, self._point = self._make(point, knobs)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str too
@@ -340,7 +329,7 @@ class EdgeModel:
         return sum(call.rows for call in calls if call.graph in layers)
 
     def save_pretrained(self, path: str | Path, *, force: bool = False) -> Path:
-        """Copies the bundle, checked, into a new folder and returns it."""
+        """Copies the bundle into a new folder, every file but the card checked again, and returns it."""
         target = Path(path)
         with publish(target, force=force) as partial:
             for name in [*self.manifest.files, MANIFEST_NAME]:
@@ -407,16 +396,30 @@ class EdgeModel:
             top=tuple(LabelScore(self.labels[j], float(probabilities[j])) for j in order) if top_k else None,
         )
 
-    def _resolve(self, name: str, knobs: Knobs) -> tuple[Policy, OperatingPoint]:
-        """Makes the policy of an operating point's or a policy's name, with knobs on top."""
+    def _named(self, name: str) -> OperatingPoint:
+        """Returns the operating point of a name, or a policy's with its knobs as they are."""
         points, rule = self.manifest.operating_points, self.manifest.rule
         if name in points:
-            point = points[name]
-        elif name in self.manifest.policies:
-            point = rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
-        else:
+            return points[name]
+        if name not in self.manifest.policies:
             known = [*points, *self.manifest.policies]
             raise ConfigError(f"unknown policy {name!r} for this bundle.{suggestion(name, known)}")
+        return rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
+
+    def _policy_with(self, knobs: Iterable[str]) -> str:
+        """Returns the one policy of the method that has all these knobs."""
+        fitting = [policy for policy in self.manifest.policies if set(knobs) <= set(knob_names(policy))]
+        if len(fitting) == 1:
+            return fitting[0]
+        known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
+        wrong = sorted(set(knobs) - known)
+        if wrong:
+            raise ConfigError(f"unknown knob {wrong[0]!r}.{suggestion(wrong[0], known)}")
+        raise ConfigError(f"no policy of {self.manifest.method} has the knobs {', '.join(sorted(knobs))} together.")
+
+    def _make(self, point: OperatingPoint, knobs: Knobs) -> tuple[Policy, OperatingPoint]:
+        """Makes an operating point's policy, with knobs on top."""
+        rule = self.manifest.rule
         point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **knobs})
         policy = make_policy(
             point.policy, point.knobs, exit_layers=self.manifest.exit_layers, rule=(rule.policy, rule.knobs)
@@ -477,8 +480,10 @@ def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -
 
 
 def _is_hub_id(path: str | Path) -> bool:
+    """Says whether a text that names no folder looks like `owner/name` rather than a mistyped path."""
     text = str(path)
-    return isinstance(path, str) and not Path(text).exists() and text.count("/") == 1 and text[0] not in "./~"
+    looks_like_one = text.count("/") == 1 and text[0] not in "./~" and not Path(text).parent.exists()
+    return isinstance(path, str) and not Path(text).exists() and looks_like_one
 
 
 def _download(hub_id: str) -> Path:

@@ -1,6 +1,6 @@
 """The only training loop: runs a method's stages, one after the other, on transformers.Trainer.
 
-The Trainer brings mixed precision, several devices, clipping and resuming; this file tells it what a stage is.
+The Trainer brings mixed precision, clipping and resuming; this file tells it what a stage is.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def has_bf16() -> bool:
 
 def _arguments(config: TrainConfig, steps: int, seed: int, folder: Path) -> transformers.TrainingArguments:
     wants_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16())
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
@@ -159,3 +159,5 @@ def _arguments(config: TrainConfig, steps: int, seed: int, folder: Path) -> tran
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a loss is a function of one model: no replicas inside a process
+    return arguments

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from edgebert.data import Example
 from edgebert.methods._program import Batch
-from edgebert.text import Encoded, Text, TextEncoder
+from edgebert.text import Encoded, TextEncoder
 
 
 class Rows(Dataset[int]):
@@ -70,8 +69,3 @@ class LengthGroupedSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of an epoch, counted from 0; the trainer calls it."""
         self.epoch = epoch
-
-
-def as_texts(examples: Sequence[Example]) -> list[Text]:
-    """Returns the texts, or pairs, of examples."""
-    return [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]

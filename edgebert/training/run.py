@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,7 @@ from edgebert.checkpoint import (
     save_checkpoint,
 )
 from edgebert.config import RunConfig, decode
-from edgebert.data import Example, read_examples
+from edgebert.data import Example, read_examples, texts_of
 from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
@@ -30,7 +32,7 @@ from edgebert.output import Reporter
 from edgebert.text import TextEncoder
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
-from edgebert.training.rows import Rows, as_texts
+from edgebert.training.rows import Rows
 
 
 def train_model(
@@ -62,7 +64,6 @@ def train_model(
     reporter = reporter or Reporter()
     target = Path(folder)
     check_target(target, force=force)
-    work = _work_folder(target, is_resumed=is_resumed, force=force)
     train = config.train
     task = registry.load("edgebert.tasks", train.task)
     method = registry.load("edgebert.methods", config.method_name)
@@ -72,7 +73,7 @@ def train_model(
             f"so expected {len(method.STAGES)} numbers, got {train.stage_epochs}."
         )
     examples = _examples(config)
-    labels = task.label_names(examples)
+    labels = tuple(train.labels) if train.labels else task.label_names(examples)
     torch.manual_seed(seed)
     encoder = load_encoder(resolve_source(train.model))
     model = build_model(encoder, config, len(labels))
@@ -84,10 +85,12 @@ def train_model(
     )
     tuning, rest = _hold_out(examples, train.tuning_rows)
     rows, tuning_rows = (
-        Rows(text.encode(as_texts(part)), task.encode_labels(part, labels, where=str(train.data)), text)
+        Rows(text.encode(texts_of(part)), task.encode_labels(part, labels, where=str(train.data)), text)
         for part in (rest, tuning)
     )
     reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {len(labels)} labels")
+    identity = {"config": msgspec.to_builtins(config), "seed": seed, "labels": labels, "rows": len(rows)}
+    work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     rule = method.rule(settings)
@@ -169,8 +172,13 @@ def _hold_out(examples: list[Example], count: int) -> tuple[list[Example], list[
     return [examples[i] for i in order[:count]], [examples[i] for i in order[count:]]
 
 
-def _work_folder(target: Path, *, is_resumed: bool, force: bool) -> Path:
-    """Returns the folder of resumable checkpoints beside the target."""
+def _work_folder(target: Path, identity: dict[str, object], *, is_resumed: bool, force: bool) -> Path:
+    """Returns the folder of resumable checkpoints beside the target; it says what it was trained from.
+
+    Raises:
+        EdgeBertError: An interrupted training is there and neither option was given, or it is of another kind.
+    """
+    described = json.dumps(identity, sort_keys=True, indent=1)
     work = target.absolute().with_name(f".{target.name}.training")
     if work.exists() and not is_resumed:
         if not force:
@@ -178,4 +186,12 @@ def _work_folder(target: Path, *, is_resumed: bool, force: bool) -> Path:
                 f"{target}: an interrupted training is beside it; go on with --resume or start again with --force."
             )
         shutil.rmtree(work)
+    facts = work / "training.json"
+    if facts.is_file() and facts.read_text(encoding="utf-8") != described:
+        raise EdgeBertError(
+            f"{target}: the interrupted training beside it had another configuration, seed or data; "
+            "give the same ones to --resume, or start again with --force."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    facts.write_text(described, encoding="utf-8")
     return work

@@ -255,10 +255,10 @@ def test_dact_rule_is_the_sound_bound(bound: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau": -1.0}, "tau: expected 0 or more, got -1.0"),
-        ({"exit_loss": -0.5}, "exit_loss: expected 0 or more, got -0.5"),
-        ({"distillation": -0.5}, "distillation: expected 0 or more, got -0.5"),
-        ({"trunk": 0}, "trunk: expected 1 or more, got 0"),
+        ({"tau": -1.0}, "method.tau: expected 0 or more, got -1.0"),
+        ({"exit_loss": -0.5}, "method.exit_loss: expected 0 or more, got -0.5"),
+        ({"distillation": -0.5}, "method.distillation: expected 0 or more, got -0.5"),
+        ({"trunk": 0}, "method.trunk: expected 1 or more, got 0"),
         ({"pool": "max"}, "method.pool: invalid enum value 'max'"),
         ({"ponder": "sum"}, "method.ponder: invalid enum value 'sum'"),
     ],

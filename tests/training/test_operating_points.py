@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from edgebert.checkpoint import load_checkpoint
-from edgebert.data import read_examples
+from edgebert.data import read_examples, texts_of
 from edgebert.policies import make_policy, replay
 from edgebert.tasks import classification
 from edgebert.text import TextEncoder
 from edgebert.training.operating_points import choose_operating_points, record_exits
-from edgebert.training.rows import Rows, as_texts
+from edgebert.training.rows import Rows
 
 LAYERS = (1, 2, 3)
 RULE: tuple[str, dict[str, Any]] = ("halting", {"slack": 0.0, "bound": "tight"})
@@ -45,7 +45,7 @@ class Setting:
 def setting(dact_checkpoint: Path, sentiment_data: Path, tiny_tokenizer: bytes) -> Setting:
     """The random model on rows that it labels as its own full depth does, but for every seventh."""
     text = TextEncoder(tiny_tokenizer, max_length=48, pad_token_id=0)
-    encoded = text.encode(as_texts(read_examples(sentiment_data, split="train")))
+    encoded = text.encode(texts_of(read_examples(sentiment_data, split="train")))
     model: Any = load_checkpoint(dact_checkpoint).model
     rows = Rows(encoded, np.zeros(200, np.int64), text)
     scores, _ = replay(

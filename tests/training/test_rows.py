@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from edgebert.data import Example
+from edgebert.data import Example, texts_of
 from edgebert.text import TextEncoder
-from edgebert.training.rows import LengthGroupedSampler, Rows, as_texts
+from edgebert.training.rows import LengthGroupedSampler, Rows
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 333).tolist()
 
@@ -39,8 +39,8 @@ def test_rows_batches_give_every_row_once_by_length(rows: Rows) -> None:
     assert [batch.labels.tolist() for _, batch in batches if batch.labels is not None] == [[0, 1], [1]]
 
 
-def test_as_texts_of_singles_and_pairs() -> None:
-    assert as_texts([Example("a"), Example("b", "c", "x")]) == ["a", ("b", "c")]
+def test_texts_of_singles_and_pairs() -> None:
+    assert texts_of([Example("a"), Example("b", "c", "x")]) == ["a", ("b", "c")]
 
 
 def test_sampler_is_a_permutation() -> None:

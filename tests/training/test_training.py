@@ -10,12 +10,11 @@ from torch import Tensor
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
-from edgebert.data import read_examples
+from edgebert.data import read_examples, texts_of
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.output import Advance, Reporter
 from edgebert.text import TextEncoder
 from edgebert.training import loop, train_model
-from edgebert.training.rows import as_texts
 
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "plain": ({"name": "plain"}, (8.0,)),
@@ -82,7 +81,7 @@ def _accuracy(checkpoint: Checkpoint, data: Path) -> float:
     """Full-depth accuracy on the test split."""
     examples = read_examples(data, split="test")
     text = TextEncoder(checkpoint.tokenizer["tokenizer.json"], max_length=32, pad_token_id=0)
-    values = {name: torch.from_numpy(value) for name, value in text.pad(text.encode(as_texts(examples))).items()}
+    values = {name: torch.from_numpy(value) for name, value in text.pad(text.encode(texts_of(examples))).items()}
     with torch.no_grad():
         best = checkpoint.model.eval()(**values).argmax(1).tolist()  # type: ignore[attr-defined]
     return sum(checkpoint.facts.labels[i] == e.label for i, e in zip(best, examples, strict=True)) / len(examples)
