@@ -32,6 +32,7 @@ from edgebert.methods._program import AdaptiveModel
 FACTS_NAME = "edgebert.yaml"
 WEIGHTS_NAME = "model.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
+_VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -142,9 +143,11 @@ def fetch_tokenizer(source: str) -> dict[str, bytes]:
     found = read_tokenizer(Path(source)) if Path(source).is_dir() else {}
     if TOKENIZER_NAME in found:
         return found
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _VOCABULARIES):
+        raise ConfigError(f"{source}: has no tokenizer that can be opened: none of {', '.join(_VOCABULARIES)}.")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: a folder without a vocabulary
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{source}: has no tokenizer that can be opened: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

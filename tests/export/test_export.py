@@ -187,7 +187,7 @@ def test_manifest_parity(bundle: Bundle) -> None:
     assert parity is not None
     assert parity.samples == 16
     assert max(parity.max_difference, parity.graph_max_difference) <= 1e-5
-    assert parity.decisions == (0 if bundle.manifest.method == "plain" else 16)
+    assert parity.decisions == 16
     assert parity.differing_decisions == 0
 
 
