@@ -21,13 +21,15 @@ def workplace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_hf_folder: Path, sentiment_data: Path, dact_bundle: Path
 ) -> Path:
     """A folder where the README's relative names exist; options not given there make the model tiny."""
-    shutil.copytree(ROOT / "export_configs", tmp_path / "export_configs")
+    for config in shutil.copytree(ROOT / "export_configs", tmp_path / "export_configs").glob("*.yaml"):
+        settings = config.read_text(encoding="utf-8")
+        assert "tuning_rows: 2000" in settings
+        config.write_text(settings.replace("tuning_rows: 2000", "tuning_rows: 40"), encoding="utf-8")
     shutil.copytree(sentiment_data, tmp_path / "sst2")
     shutil.copytree(dact_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEBERT_TRAIN_MODEL", str(tiny_hf_folder))
     monkeypatch.setenv("EDGEBERT_TRAIN_MAX_STEPS", "2")
-    monkeypatch.setenv("EDGEBERT_TRAIN_SET", "train.tuning_rows=40 train.max_length=48")
     return tmp_path
 
 
