@@ -299,7 +299,7 @@ def evaluate(
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Set a knob of the policy.")
 @click.option("-t", "--threads", default="1", show_default=True, help="Thread counts, such as 1,2.")
 @click.option("-b", "--batches", default="1", show_default=True, help="Batch sizes, such as 1,32.")
-@click.option("-l", "--lengths", default="16,32,128", show_default=True, help="Lengths in tokens.")
+@click.option("-l", "--lengths", help="Lengths in tokens; by default 16, 32 and 128, as far as the bundles take them.")
 @click.option("--against", help="A bundle, whole, uncompacted, torch or optimum.")
 @click.option("--against-batch", type=click.IntRange(min=1), help="Batch size of the other side.")
 @click.option("--reference", help="A plain checkpoint for torch and optimum; else random weights of the same shape.")
@@ -323,7 +323,7 @@ def bench(
     settings: tuple[str, ...],
     threads: str,
     batches: str,
-    lengths: str,
+    lengths: str | None,
     against: str | None,
     against_batch: int | None,
     reference: str | None,
@@ -346,7 +346,7 @@ def bench(
         settings=dict(parse_setting(text) for text in settings),
         threads=_numbers(threads, "--threads"),
         batches=_numbers(batches, "--batches"),
-        lengths=_numbers(lengths, "--lengths"),
+        lengths=_numbers(lengths, "--lengths") if lengths else None,
         against=against,
         against_batch=against_batch,
         reference=reference,

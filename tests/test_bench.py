@@ -233,6 +233,12 @@ if importlib.util.find_spec("optimum") is not None:
         assert result["ratios"][0]["ratio"] > 0
 
 
+def test_bench_default_lengths_are_those_the_bundle_takes(plain_bundle: Path) -> None:
+    result = bench_bundles([plain_bundle], repeats=1)
+
+    assert [row["seq_len"] for row in result["rows"]] == [16, 32]
+
+
 def test_bench_without_tokenizer(plain_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
     bundle = shutil.copytree(plain_bundle, tmp_path / "no-tokenizer")
     (bundle / TOKENIZER_NAME).unlink()
