@@ -79,7 +79,8 @@ def measure(
             advance(len(encoded[first : first + size]), "")
     scores = np.concatenate([outcome.scores for outcome in outcomes])
     exit_layer = np.concatenate([outcome.exit_layer for outcome in outcomes])
-    layers_run = np.concatenate([outcome.layers_run for outcome in outcomes])
+    path = np.concatenate([outcome.path for outcome in outcomes])
+    layers_run = path.sum(axis=1)
     macs = np.concatenate([outcome.macs for outcome in outcomes])
     executed = sum(model.layer_rows(outcome.calls) for outcome in outcomes)
     if model.compact and executed != int(layers_run.sum()):
@@ -115,6 +116,7 @@ def measure(
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
         "gmacs": float(macs.mean() / 1e9),
         "exit_histogram": _histogram(exit_layer, correct, manifest.encoder.layers),
+        **_paths(path),
         "tokenize_ms": tokenize_ms,
         **_latency(seconds, len(encoded), batch_size),
         "size_mb": model.bundle.size_bytes / 1e6,
@@ -130,6 +132,17 @@ def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str,
         for percent in (50, 90, 99):
             row[f"p{percent}_ms"] = float(np.percentile(seconds, percent) * 1000)
     return row
+
+
+def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:
+    """Returns how many different paths were taken, their entropy, and each layer's share of the texts."""
+    counts = np.unique(path, axis=0, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return {
+        "n_paths": len(counts),
+        "path_entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,
+        "layer_share": path.mean(axis=0).tolist(),
+    }
 
 
 def _histogram(exit_layer: NDArray[np.int64], correct: NDArray[np.bool_], layers: int) -> dict[str, list[int]]:

@@ -84,7 +84,13 @@ class TextEncoder:
 
 
 def batches(
-    lengths: Sequence[int], *, max_rows: int, max_tokens: int, sort: bool = True
+    lengths: Sequence[int],
+    *,
+    max_rows: int,
+    max_tokens: int,
+    sort: bool = True,
+    depths: NDArray[np.int64] | None = None,
+    cut_depths: bool = False,
 ) -> Iterator[NDArray[np.int64]]:
     """Yields the places of rows that go together: like lengths, few enough rows, and a bounded padded size.
 
@@ -92,15 +98,20 @@ def batches(
         lengths: Tokens of each row.
         max_rows: Most rows in a batch.
         max_tokens: Most tokens in a batch, padding included; a single longer row is a batch of its own.
-        sort: Sort by length first (stable). False keeps the order.
+        sort: Sort by depth, where it is known, then by length (stable). False keeps the order.
+        depths: How many layers each row will run, int64 [rows].
+        cut_depths: Only rows of one depth share a batch.
     """
-    order = np.argsort(np.asarray(lengths), kind="stable") if sort else np.arange(len(lengths))
+    keys = np.zeros(len(lengths), np.int64) if depths is None else depths
+    order = np.lexsort((np.asarray(lengths), keys)) if sort else np.arange(len(lengths))
     start = 0
     while start < len(order):
         stop, longest = start, 0
         while stop < len(order) and stop - start < max_rows:
             longest = max(longest, lengths[order[stop]])
             if stop > start and longest * (stop - start + 1) > max_tokens:
+                break
+            if cut_depths and keys[order[stop]] != keys[order[start]]:
                 break
             stop += 1
         yield order[start:stop]

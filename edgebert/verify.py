@@ -1,7 +1,7 @@
 """Does a bundle say what its torch model says? The only place that sees both ends.
 
 Three comparisons on random inputs: every single graph with the torch module it was made from, the engine without
-early stops with the full torch model, and the engine under the method's rule with that rule folded over torch's exits.
+early stops with the full torch model, and the engine under the method's rule with torch under that rule.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from edgebert.bundle import WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import Manifest, Parity
 from edgebert.errors import DataError, QualityError, require
-from edgebert.policies import Outputs, Policy, make_policy, replay
+from edgebert.policies import Decision, Followed, Policy, follow, make_policy
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import softmax
+from edgebert.runtime.results import Forward, softmax
 from edgebert.runtime.sessions import Graph, make_graph
 from edgebert.text import Values
 
@@ -93,7 +93,8 @@ def compare(
     """
     import torch
 
-    from edgebert.methods._program import Batch, full_depth
+    from edgebert.methods._program import Batch
+    from edgebert.methods._reference import run_reference
 
     manifest, name = bundle.manifest, name or str(bundle.path)
     _check_shapes(model, manifest, name)
@@ -117,19 +118,13 @@ def compare(
             if whole is not None:
                 logits = whole.run(inputs, ("logits",))["logits"]
                 largest = _larger(largest, np.abs(softmax(logits) - softmax(expected)))
-            if not manifest.exit_layers:
-                close = np.abs(np.diff(np.sort(expected, axis=1)[:, -2:], axis=1))[:, 0] < 2 * MARGIN
-                compared += len(close)
-                near += int(close.sum())
-                differing += int(((got.logits.argmax(1) != expected.argmax(1)) & ~close).sum())
-                continue
-            exits = [{k: v.numpy() for k, v in e.items()} for e in full_depth(model.steps(), batch)]
-            scores, layers = replay(policy, exits, manifest.exit_layers)
+            decisions, expected_under_rule = run_reference(model.steps(), batch, policy)
+            assert expected_under_rule is not None
             runtime.set_policy(manifest.rule.policy, **manifest.rule.knobs)
             decided = runtime.forward(**inputs)
-            differs = (decided.exit_layer != layers) | (decided.logits.argmax(1) != scores.argmax(1))
-            unstable = within_margin(policy, exits, manifest.exit_layers, rng)
-            compared += len(layers)
+            differs = differing_rows(expected_under_rule, decided)
+            unstable = within_margin(policy, decisions, manifest.encoder.layers, rng)
+            compared += len(differs)
             near += int(unstable.sum())
             differing += int((differs & ~unstable).sum())
     parity = Parity(
@@ -209,23 +204,34 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
     return largest
 
 
+def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
+    """Says which rows took another path, stopped elsewhere or got another label, bool [rows]."""
+    return (
+        (first.path != second.path).any(axis=1)
+        | (first.exit_layer != second.exit_layer)
+        | (first.scores.argmax(axis=1) != second.scores.argmax(axis=1))
+    )
+
+
 def within_margin(
-    policy: Policy,
-    exits: Sequence[Outputs],
-    exit_layers: Sequence[int],
-    rng: np.random.Generator,
-    draws: int = 8,
+    policy: Policy, decisions: Sequence[Decision], layers: int, rng: np.random.Generator, draws: int = 8
 ) -> NDArray[np.bool_]:
-    """Says which rows lie so near a border that a change of 1e-5 in the exits changes layer or label, bool [rows]."""
-    scores, layers = replay(policy, exits, exit_layers)
-    unstable = np.zeros(len(layers), np.bool_)
+    """Says which rows lie so near a border that a change of 1e-5 in what decides changes path or label, bool [rows]."""
+    followed = follow(policy, decisions, layers)
+    unstable = np.zeros(len(followed.exit_layer), np.bool_)
     for _ in range(draws):
         moved = [
-            {name: value + MARGIN * rng.choice([-1.0, 1.0], value.shape) for name, value in outputs.items()}
-            for outputs in exits
+            Decision(
+                decision.kind,
+                decision.layer,
+                {
+                    name: value + MARGIN * rng.choice([-1.0, 1.0], value.shape)
+                    for name, value in decision.outputs.items()
+                },
+            )
+            for decision in decisions
         ]
-        other_scores, other_layers = replay(policy, moved, exit_layers)
-        unstable |= (other_layers != layers) | (other_scores.argmax(1) != scores.argmax(1))
+        unstable |= differing_rows(follow(policy, moved, layers), followed)
     return unstable
 
 

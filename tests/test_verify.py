@@ -11,7 +11,7 @@ from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import load_checkpoint
 from edgebert.errors import BundleError, ConfigError, DataError, QualityError
-from edgebert.policies import Outputs, make_policy
+from edgebert.policies import Decision, make_policy
 from edgebert.verify import compare, random_inputs, verify_bundle, within_margin
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}
@@ -71,18 +71,19 @@ def test_compare_other_method(dact_bundle: Path, plain_checkpoint: Path) -> None
 
 
 def test_within_margin_finds_rows_near_the_border() -> None:
-    exits: list[Outputs] = [{"probabilities": np.array([[p, 1 - p] for p in (0.9, 0.8 + 2e-6, 0.8 - 2e-6, 0.7)])}] * 2
+    exit = {"probabilities": np.array([[p, 1 - p] for p in (0.9, 0.8 + 2e-6, 0.8 - 2e-6, 0.7)])}
+    exits = [Decision("exit", layer, exit) for layer in (1, 2)]
     policy = make_policy("confidence", {"threshold": 0.8}, exit_layers=[1, 2])
 
-    near = within_margin(policy, exits, [1, 2], np.random.default_rng(0))
+    near = within_margin(policy, exits, 2, np.random.default_rng(0))
 
     assert near.tolist() == [False, True, True, False]
 
 
 def test_within_margin_finds_near_ties_of_labels() -> None:
-    exits: list[Outputs] = [{"probabilities": np.array([[0.5 + 1e-6, 0.5 - 1e-6], [0.6, 0.4]])}]
+    exits = [Decision("exit", 1, {"probabilities": np.array([[0.5 + 1e-6, 0.5 - 1e-6], [0.6, 0.4]])})]
 
-    near = within_margin(make_policy("never", {}, exit_layers=[1]), exits, [1], np.random.default_rng(0))
+    near = within_margin(make_policy("never", {}, exit_layers=[1]), exits, 1, np.random.default_rng(0))
 
     assert near.tolist() == [True, False]
 

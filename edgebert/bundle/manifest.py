@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "edgebert.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
-StepKind = Literal["embed", "layer", "exit", "head"]
+StepKind = Literal["embed", "plan", "gate", "layer", "exit", "head"]
 Knobs = dict[str, float | int | str | None]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
@@ -172,8 +172,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """The layers (from 1) after which there is an exit."""
-        return tuple(step.layer for step in self.program if step.kind == "exit")
+        """The layers (from 1) after which a row can be answered; none for a static program."""
+        return exit_layers_of([(step.kind, step.layer) for step in self.program])
+
+
+def exit_layers_of(steps: Sequence[tuple[StepKind, int]]) -> tuple[int, ...]:
+    """Returns the layers (from 1) after which a program, given as kinds and layers, can answer a row.
+
+    Those with an exit; in a planned program those with a head, and all of them where layers can be left out anywhere.
+    """
+    kinds = {kind for kind, _ in steps}
+    heads = tuple(layer for kind, layer in steps if kind == "head")
+    if "exit" in kinds:
+        return tuple(layer for kind, layer in steps if kind == "exit")
+    if not kinds & {"plan", "gate"}:
+        return ()
+    return heads if len(heads) > 1 else tuple(range(1, max(heads, default=0) + 1))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -221,6 +235,8 @@ def _text(manifest: Manifest) -> bytes:
 def _check(manifest: Manifest, name: str) -> None:
     """Refuses a program whose steps do not fit together, and paths that leave the bundle."""
     known = {"input_ids", "attention_mask", "token_type_ids"}
+    can_skip = any(step.kind in ("plan", "gate") for step in manifest.program)
+    owner: Step | None = None
     for index, step in enumerate(manifest.program):
         what = f"{name}: program step {index} ({step.kind} of layer {step.layer})"
         missing = [value for value in step.inputs if value not in known]
@@ -231,6 +247,9 @@ def _check(manifest: Manifest, name: str) -> None:
         if not 0 <= step.layer <= manifest.encoder.layers:
             raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
         known.update(step.outputs)
+        owner = step if step.graph is not None else owner
+        if step.graph is None and (owner is None or (can_skip and owner.kind == "layer")):
+            raise BundleError(f"{what}: linked into a graph that not every row runs.")
     if not manifest.program or manifest.program[-1].kind not in ("exit", "head"):
         raise BundleError(f"{name}: the program must end with an exit or a head.")
     for path in manifest.files:

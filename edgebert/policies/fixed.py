@@ -1,7 +1,7 @@
 """fixed: every row stops after the same layer and answers with that layer's exit alone.
 
 The static rival of every adaptive rule at equal depth. No other exit is read; one that is linked into its layer is
-computed with it all the same.
+computed with it all the same. Where a method plans layers, every row runs the first ones up to that depth.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from edgebert import policies
 from edgebert.errors import ConfigError
-from edgebert.policies import ExitPosition, Outputs, State, Verdict, log_probabilities
+from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdict, Wanted, log_probabilities
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"layer": "lower"}
 GRID: list[dict[str, float]] = []
@@ -28,22 +30,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     layer: int | None = None
 
 
-class Policy:
+class Policy(policies.Policy):
     """The rule with its layer.
 
     Raises:
-        ConfigError: The model has no exit after that layer.
+        ConfigError: The model cannot stop after that layer.
     """
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.layer = exit_layers[-1] if config.layer is None else config.layer
         if self.layer not in exit_layers:
             known = ", ".join(map(str, exit_layers))
-            raise ConfigError(f"policy fixed: layer: the model has exits after layers {known}, got {self.layer}.")
-
-    def start(self, rows: int) -> State:
-        """Nothing is remembered."""
-        return {}
+            raise ConfigError(f"policy fixed: layer: the model can stop after layers {known}, got {self.layer}.")
 
     def reads(self, position: ExitPosition) -> bool:
         """Only the one exit is read."""
@@ -53,3 +51,11 @@ class Policy:
         """Stops every row."""
         scores = log_probabilities(outputs)
         return Verdict(state, np.ones(len(scores), np.bool_), scores)
+
+    def plan(self, outputs: Outputs, layers: int) -> Wanted:
+        """Every row runs the first layers."""
+        return super().plan(outputs, layers) & (np.arange(1, layers + 1) <= self.layer)
+
+    def gate(self, outputs: Outputs, position: GatePosition, executed: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Every row runs the first layers."""
+        return np.full(len(executed), position.layer <= self.layer)

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, probabilities, safe_log
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"slack": "higher"}
@@ -57,7 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"slack: expected 0 or more, got {self.slack}")
 
 
-class Policy:
+class Policy(policies.Policy):
     """The rule with its slack and bound."""
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
@@ -66,10 +67,6 @@ class Policy:
     def start(self, rows: int) -> State:
         """Nothing answered yet and all weight still to come: a_1 = y_1 whatever a_0 is, and p_0 = 1."""
         return {"remaining": np.ones(rows)}
-
-    def reads(self, position: ExitPosition) -> bool:
-        """Every exit is read: each one changes the mixture."""
-        return True
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Mixes one unit's answer in and stops the rows that nothing can change any more."""

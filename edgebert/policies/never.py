@@ -1,4 +1,7 @@
-"""never: no row stops early. Every exit is still evaluated, and the answer is the method's own at full depth."""
+"""never: no row stops early and none leaves a layer out.
+
+Every exit, gate and plan is still evaluated, and the answer is the method's own at full depth.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgebert import policies
-from edgebert.policies import ExitPosition, Outputs, State, Verdict, log_probabilities
+from edgebert.policies import ExitPosition, Outputs, State, Verdict
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {}
 GRID: list[dict[str, float]] = []
@@ -18,7 +21,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """There is no knob."""
 
 
-class Policy:
+class Policy(policies.Policy):
     """The method's own rule, kept from stopping; without one, each exit's own answer."""
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: policies.Policy | None = None) -> None:
@@ -28,14 +31,9 @@ class Policy:
         """Returns the own rule's state."""
         return self.rule.start(rows) if self.rule else {}
 
-    def reads(self, position: ExitPosition) -> bool:
-        """Every exit is read."""
-        return True
-
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Folds the own rule and stops nobody."""
-        if self.rule:
-            verdict = self.rule.fold(state, outputs, position)
-        else:
-            verdict = Verdict(state, np.zeros(0, np.bool_), log_probabilities(outputs))
+        if self.rule is None:
+            return super().fold(state, outputs, position)
+        verdict = self.rule.fold(state, outputs, position)
         return Verdict(verdict.state, np.zeros(len(verdict.scores), np.bool_), verdict.scores)

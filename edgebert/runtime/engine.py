@@ -1,7 +1,8 @@
 """The conditional loop: interprets a bundle's program on a batch of rows. It knows kinds of steps, never methods.
 
 A row is alive until a policy or a head gives its answer. Every value a step makes has rows on axis 0; when rows
-leave, all values and the policy's state are gathered, so that finished rows cost nothing from then on.
+leave, all values and the policy's state are gathered, so that finished rows cost nothing from then on. A row that
+does not want a layer does not enter it, and a layer nobody wants is not called.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Step
-from edgebert.policies import ExitPosition, Policy, State
+from edgebert.policies import ExitPosition, GatePosition, Policy, State
 from edgebert.runtime.sessions import Graph
 from edgebert.text import Values
+
+IDS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+"""The values a batch starts with."""
+
+Mask = NDArray[np.bool_]
 
 
 class Call(NamedTuple):
@@ -32,79 +38,127 @@ class Outcome:
     """What the engine did with a batch; every array has the batch's rows, in its order.
 
     Attributes:
-        scores: Logits or log-probabilities, float [rows, labels].
-        exit_layer: The layer after which each row stopped, int64 [rows].
-        layers_run: How many layers ran on each row, int64 [rows].
+        scores: Logits or log-probabilities, float [rows, labels]; zeros while a row has no answer.
+        exit_layer: The layer after which each row was answered, int64 [rows].
+        path: Which layers ran on each row, bool [rows, layers].
         macs: Multiply-accumulates spent on each row's own tokens, float64 [rows].
         calls: Every session call, in order.
     """
 
     scores: NDArray[Any]
     exit_layer: NDArray[np.int64]
-    layers_run: NDArray[np.int64]
+    path: Mask
     macs: NDArray[np.float64]
     calls: list[Call] = field(default_factory=list)
 
+    @classmethod
+    def empty(cls, rows: int, layers: int, outputs: int = 0) -> Outcome:
+        """Returns an outcome in which nothing has happened yet."""
+        return cls(
+            np.zeros((rows, outputs)), np.zeros(rows, np.int64), np.zeros((rows, layers), np.bool_), np.zeros(rows)
+        )
 
-class _Spent(NamedTuple):
-    """What a living row has been through: layers, and multiply-accumulates per row, token and pair of tokens."""
+    @property
+    def layers_run(self) -> NDArray[np.int64]:
+        """How many layers ran on each row, int64 [rows]."""
+        layers: NDArray[np.int64] = self.path.sum(axis=1)
+        return layers
 
-    layers: int = 0
-    row: int = 0
-    token: int = 0
-    token_pair: int = 0
+    def answer(self, places: NDArray[np.int64], scores: NDArray[Any], layer: int) -> None:
+        """Writes down the answers of some rows."""
+        if self.scores.shape[1:] != scores.shape[1:]:
+            self.scores = np.zeros((len(self.exit_layer), *scores.shape[1:]))
+        self.scores[places] = scores
+        self.exit_layer[places] = layer
 
-
-class _Answer(NamedTuple):
-    """The rows that stopped together: their places, scores, the layer they stopped after, and what they spent."""
-
-    places: NDArray[np.int64]
-    scores: NDArray[Any]
-    layer: int
-    spent: _Spent
+    def put(self, places: NDArray[np.int64], part: Outcome) -> None:
+        """Writes down what happened to some rows that were a batch of their own."""
+        self.answer(places, part.scores, 0)
+        self.exit_layer[places] = part.exit_layer
+        self.path[places] = part.path
+        self.macs[places] += part.macs
+        self.calls.extend(part.calls)
 
 
 @dataclass
 class _Rows:
     """The rows still alive: their places in the batch, their values, and what the policy remembers.
 
-    `finished` says which of them have their answer; None while none has.
+    Attributes:
+        places: Where each row stands in the batch, int64 [alive].
+        values: Arrays by name, rows on axis 0.
+        state: What the policy remembers.
+        policy: Says who stops where and who runs what.
+        outcome: Where the answers go.
+        lengths: Tokens of each row of the batch, int64 [rows].
+        wanted: Which layers each row of the batch is to run, bool [rows, layers]; None while nothing was said.
+        finished: Which living rows have their answer; None while none has.
     """
 
     places: NDArray[np.int64]
     values: Values
     state: State
     policy: Policy
-    spent: _Spent = field(default_factory=_Spent)
-    finished: NDArray[np.bool_] | None = None
-    answers: list[_Answer] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    outcome: Outcome
+    lengths: NDArray[np.int64]
+    wanted: Mask | None = None
+    finished: Mask | None = None
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
+    def keep(self, mask: Mask) -> None:
         """Lets the other rows go."""
         self.places = self.places[mask]
         self.values = {name: value[mask] for name, value in self.values.items()}
         self.state = {name: value[mask] for name, value in self.state.items()}
         self.finished = None
 
-    def answer(self, stops: NDArray[np.bool_] | None, scores: NDArray[Any], layer: int) -> None:
+    def part(self, mask: Mask) -> _Rows:
+        """Returns some of the rows, to be run apart from the others."""
+        rows = _Rows(self.places, self.values, self.state, self.policy, self.outcome, self.lengths, self.wanted)
+        rows.keep(mask)
+        return rows
+
+    def run(self, ready: _Ready, chosen: Mask | None) -> Values:
+        """Runs a step's graph, if it has one of its own, on the chosen rows; None means all of them.
+
+        Returns:
+            What the graph gave; nothing for a step that was linked into the graph before it.
+        """
+        step = ready.step
+        places = self.places if chosen is None else self.places[chosen]
+        length = self.lengths[places]
+        self.outcome.macs[places] += step.macs.row + step.macs.token * length + step.macs.token_pair * length**2
+        if step.kind == "layer":
+            self.outcome.path[places, step.layer - 1] = True
+        if ready.graph is None:
+            return {}
+        assert step.graph is not None
+        self.outcome.calls.append(Call(step.graph, len(places), self.values["attention_mask"].shape[1]))
+        inputs = self.values if chosen is None else {name: self.values[name][chosen] for name in step.inputs}
+        return ready.graph.run(inputs, step.outputs)
+
+    def answer(self, stops: Mask | None, scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of the rows that stop here and have none yet; None means all rows stop."""
         if stops is None:
             stops = np.ones(len(self.places), np.bool_)
         if self.finished is not None:
             stops = stops & ~self.finished
         if stops.any():
-            self.answers.append(_Answer(self.places[stops], scores[stops], layer, self.spent))
+            self.outcome.answer(self.places[stops], scores[stops], layer)
             self.finished = stops if self.finished is None else self.finished | stops
 
 
 class _Ready(NamedTuple):
-    """A step with everything looked up: its graph, its handler, and the values nobody reads after it."""
+    """A step with everything looked up.
+
+    `position` is an exit's; `layers_after` says how many layers come after the step; `unread` names the values nobody
+    reads after it.
+    """
 
     step: Step
     graph: Graph | None
     handle: Callable[[_Ready, _Rows], None]
     position: ExitPosition | None
+    layers_after: int
     unread: tuple[str, ...]
 
 
@@ -114,6 +168,7 @@ class Engine:
     def __init__(self, program: Sequence[Step], graphs: Mapping[str, Graph]) -> None:
         self.program = tuple(program)
         self.graphs = graphs
+        self.layers = max(step.layer for step in self.program)
         exits = [step.layer for step in self.program if step.kind == "exit"]
         positions = {layer: ExitPosition(layer, len(exits) - i - 1) for i, layer in enumerate(exits)}
         self._steps = [
@@ -122,50 +177,94 @@ class Engine:
                 None if step.graph is None else graphs[step.graph],
                 _HANDLERS[step.kind],
                 positions[step.layer] if step.kind == "exit" else None,
+                sum(later.kind == "layer" for later in self.program[number + 1 :]),
                 unread,
             )
-            for step, unread in zip(self.program, _no_longer_read(self.program), strict=True)
+            for number, (step, unread) in enumerate(zip(self.program, _no_longer_read(self.program), strict=True))
         ]
+        self._ahead = next((ready for ready in self._steps if reads_ids_only(ready.step)), None)
 
-    def run(self, inputs: Values, policy: Policy, *, compact: bool = True) -> Outcome:
+    @property
+    def plans_ahead(self) -> bool:
+        """Whether the program has a plan that needs only token ids, and so can be made before batching."""
+        return self._ahead is not None
+
+    def plan(self, inputs: Values, policy: Policy, outcome: Outcome, places: NDArray[np.int64]) -> Mask:
+        """Makes the plan of some rows from their token ids alone.
+
+        Args:
+            inputs: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens].
+            policy: Turns what the graph gives into layers.
+            outcome: Where the session call and its cost are noted.
+            places: Where the rows stand in that outcome.
+
+        Returns:
+            The layers each row is to run, bool [rows, layers].
+        """
+        assert self._ahead is not None
+        rows = self._start(inputs, policy)
+        wanted = policy.plan(rows.run(self._ahead, None), self.layers)
+        outcome.macs[places] += rows.outcome.macs
+        outcome.calls.extend(rows.outcome.calls)
+        return wanted
+
+    def run(self, inputs: Values, policy: Policy, *, compact: bool = True, plan: Mask | None = None) -> Outcome:
         """Runs the program on a batch.
 
         Args:
             inputs: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens].
-            policy: Says who stops where.
+            policy: Says who stops where and who runs what.
             compact: Let finished rows leave at once. False keeps them until the last one is finished, which only
                 serves to measure what compaction saves.
+            plan: The layers each row is to run, when that was decided before, bool [rows, layers].
         """
+        rows = self._start(inputs, policy)
+        if plan is not None:
+            rows.wanted = policy.settle(plan)
+        self._run(rows, 0, compact)
+        return rows.outcome
+
+    def _start(self, inputs: Values, policy: Policy) -> _Rows:
         n = len(inputs["input_ids"])
-        rows = _Rows(places=np.arange(n), values=dict(inputs), state=policy.start(n), policy=policy)
-        for ready in self._steps:
+        lengths = inputs["attention_mask"].sum(axis=1)
+        return _Rows(np.arange(n), dict(inputs), policy.start(n), policy, Outcome.empty(n, self.layers), lengths)
+
+    def _run(self, rows: _Rows, first: int, compact: bool) -> None:
+        """Runs the steps from a given one on."""
+        for number in range(first, len(self._steps)):
+            ready = self._steps[number]
             ready.handle(ready, rows)
             for name in ready.unread:
                 rows.values.pop(name, None)  # an exit that is not read makes none
+            if ready.step.kind == "plan" and not reads_ids_only(ready.step) and len(rows.places) > 1:
+                for group in _same_paths(rows):
+                    self._run(rows.part(group), number + 1, compact)
+                return
             if rows.finished is not None:
                 if rows.finished.all():
-                    break
+                    return
                 if compact:
                     rows.keep(~rows.finished)
-        if not compact:  # finished rows went along to the end
-            rows.answers = [answer._replace(spent=rows.spent) for answer in rows.answers]
-        return _outcome(rows, inputs["attention_mask"].sum(axis=1))
+
+
+def reads_ids_only(step: Step) -> bool:
+    """Says whether a step is a plan that needs nothing but token ids."""
+    return step.kind == "plan" and set(step.inputs) <= IDS
 
 
 def _compute(ready: _Ready, rows: _Rows) -> None:
-    """Runs the step's graph, if it has one of its own, on all living rows; its outputs become values."""
-    step, spent = ready.step, rows.spent
-    if ready.graph is not None:
-        assert step.graph is not None
-        rows.calls.append(Call(step.graph, *rows.values["attention_mask"].shape))
-        rows.values.update(ready.graph.run(rows.values, step.outputs))
-    macs = step.macs
-    rows.spent = _Spent(
-        spent.layers + (step.kind == "layer"),
-        spent.row + macs.row,
-        spent.token + macs.token,
-        spent.token_pair + macs.token_pair,
-    )
+    """Runs the step on all living rows; what it makes become values."""
+    rows.values.update(rows.run(ready, None))
+
+
+def _layer(ready: _Ready, rows: _Rows) -> None:
+    """Runs a layer on the rows that want it; the values of the others stay as they are."""
+    wanted = None if rows.wanted is None else rows.wanted[rows.places, ready.step.layer - 1]
+    if wanted is None or wanted.all():
+        _compute(ready, rows)
+    elif wanted.any():
+        for name, made in rows.run(ready, wanted).items():
+            rows.values[name][wanted] = made
 
 
 def _exit(ready: _Ready, rows: _Rows) -> None:
@@ -182,36 +281,58 @@ def _exit(ready: _Ready, rows: _Rows) -> None:
 
 
 def _head(ready: _Ready, rows: _Rows) -> None:
-    """Answers for all rows left."""
-    _compute(ready, rows)
-    rows.answer(None, rows.values["logits"], ready.step.layer)
+    """Answers for the rows that want no layer after this one; after the last layer for all."""
+    ends = None
+    if ready.layers_after and rows.wanted is not None:
+        ends = ~rows.wanted[rows.places, ready.step.layer :].any(axis=1)
+        if rows.finished is not None:
+            ends &= ~rows.finished
+    elif ready.layers_after:
+        return
+    if ends is not None and not ends.any():
+        return
+    chosen = None if ends is None or ends.all() else ends
+    made = rows.run(ready, chosen).get("logits", rows.values.get("logits"))  # a linked head has been computed already
+    assert made is not None
+    if chosen is not None:
+        scores = np.zeros((len(chosen), *made.shape[1:]), made.dtype)
+        scores[chosen] = made
+        made = scores
+    rows.answer(chosen, made, ready.step.layer)
+
+
+def _plan(ready: _Ready, rows: _Rows) -> None:
+    """Decides, before the first layer, which layers each row is to run, unless that was done before batching."""
+    if rows.wanted is None:
+        outputs = rows.run(ready, None) or rows.values  # a linked plan has been computed already
+        rows.wanted = rows.policy.settle(rows.policy.plan(outputs, rows.outcome.path.shape[1]))
+
+
+def _gate(ready: _Ready, rows: _Rows) -> None:
+    """Decides which rows run the next layer."""
+    layer = ready.step.layer
+    position = GatePosition(layer, ready.layers_after - 1)
+    executed = rows.outcome.path[rows.places].sum(axis=1)
+    if rows.wanted is None:
+        rows.wanted = np.ones_like(rows.outcome.path)
+    rows.wanted[rows.places, layer - 1] = rows.policy.gate(rows.run(ready, None), position, executed)
 
 
 _HANDLERS: dict[str, Callable[[_Ready, _Rows], None]] = {
     "embed": _compute,
-    "layer": _compute,
+    "plan": _plan,
+    "gate": _gate,
+    "layer": _layer,
     "exit": _exit,
     "head": _head,
 }
 
 
-def _outcome(rows: _Rows, lengths: NDArray[np.int64]) -> Outcome:
-    """Puts the answers in the batch's order."""
-    n = len(lengths)
-    outcome = Outcome(
-        scores=np.empty((n, *rows.answers[0].scores.shape[1:])),
-        exit_layer=np.empty(n, np.int64),
-        layers_run=np.empty(n, np.int64),
-        macs=np.empty(n),
-        calls=rows.calls,
-    )
-    for places, scores, layer, spent in rows.answers:
-        outcome.scores[places] = scores
-        outcome.exit_layer[places] = layer
-        outcome.layers_run[places] = spent.layers
-        length = lengths[places]
-        outcome.macs[places] = spent.row + spent.token * length + spent.token_pair * length**2
-    return outcome
+def _same_paths(rows: _Rows) -> list[Mask]:
+    """Returns, for each path that any living row takes, which living rows take it."""
+    assert rows.wanted is not None
+    paths, group = np.unique(rows.wanted[rows.places], axis=0, return_inverse=True)
+    return [group.reshape(-1) == number for number in range(len(paths))]
 
 
 def _no_longer_read(program: Sequence[Step]) -> list[tuple[str, ...]]:
@@ -221,7 +342,7 @@ def _no_longer_read(program: Sequence[Step]) -> list[tuple[str, ...]]:
     for step in reversed(program):
         needed_after.append(set(needed))
         needed.update(step.inputs)
-    present = {"input_ids", "attention_mask", "token_type_ids"}
+    present = set(IDS)
     unread = []
     for step, needed in zip(program, reversed(needed_after), strict=True):
         present.update(step.outputs)

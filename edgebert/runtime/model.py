@@ -26,6 +26,7 @@ from edgebert.runtime.threads import available_threads
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 
 MAX_BATCH_TOKENS = 8192
+_PLAN_ROWS = 1024  # a plan made ahead is a look-up
 
 
 class EdgeModel:
@@ -244,7 +245,7 @@ class EdgeModel:
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
-        return Forward(outcome.scores, outcome.exit_layer, outcome.layers_run, ratio)
+        return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio)
 
     def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
         """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart.
@@ -281,23 +282,30 @@ class EdgeModel:
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
         engine, policy = self._open_engine(), self._policy
         n = len(encoded)
-        total = Outcome(
-            scores=np.zeros((n, len(self.labels))),
-            exit_layer=np.zeros(n, np.int64),
-            layers_run=np.zeros(n, np.int64),
-            macs=np.zeros(n),
-        )
+        total = Outcome.empty(n, engine.layers, len(self.labels))
         lengths = [len(row.ids) for row in encoded]
-        for places in _progress(
-            batches(lengths, max_rows=batch_size, max_tokens=MAX_BATCH_TOKENS, sort=sort), n, show_progress
-        ):
-            outcome = engine.run(self._pad([encoded[i] for i in places]), policy, compact=self.compact)
-            total.scores[places] = outcome.scores
-            total.exit_layer[places] = outcome.exit_layer
-            total.layers_run[places] = outcome.layers_run
-            total.macs[places] = outcome.macs
-            total.calls.extend(outcome.calls)
+        plan = self._plan_ahead(engine, policy, encoded, lengths, total) if engine.plans_ahead else None
+        groups = batches(
+            lengths,
+            max_rows=batch_size,
+            max_tokens=MAX_BATCH_TOKENS,
+            sort=sort,
+            depths=None if plan is None else plan.sum(axis=1),
+            cut_depths=policy.needs_equal_plans,
+        )
+        for places in _progress(groups, n, show_progress):
+            inputs = self._pad([encoded[i] for i in places])
+            total.put(places, engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places)))
         return total
+
+    def _plan_ahead(
+        self, engine: Engine, policy: Policy, encoded: Sequence[Encoded], lengths: Sequence[int], total: Outcome
+    ) -> NDArray[np.bool_]:
+        """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
+        plan = np.zeros((len(encoded), engine.layers), np.bool_)
+        for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
+            plan[places] = engine.plan(self._pad([encoded[i] for i in places]), policy, total, places)
+        return plan
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Returns what all layers spend on rows of these lengths, in multiply-accumulates, float64 [rows]."""
@@ -452,6 +460,10 @@ class EdgeModel:
             raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
         if not mask.any(axis=1).all():
             raise DataError("attention_mask: a row is all padding.")
+
+
+def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    return None if plan is None else plan[places]
 
 
 def _sum_of_layers(manifest: Manifest) -> Macs:

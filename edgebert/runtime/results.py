@@ -58,14 +58,25 @@ class Forward:
     Attributes:
         logits: Logits or log-probabilities, float [rows, labels].
         exit_layer: The layer after which each row stopped, int64 [rows].
-        layers_run: How many layers ran on each row, int64 [rows].
+        path: Which layers ran on each row, bool [rows, layers].
         cost_ratio: Multiply-accumulates spent, over those of all layers, float64 [rows].
     """
 
     logits: NDArray[Any]
     exit_layer: NDArray[np.int64]
-    layers_run: NDArray[np.int64]
+    path: NDArray[np.bool_]
     cost_ratio: NDArray[np.float64]
+
+    @property
+    def scores(self) -> NDArray[Any]:
+        """The same as `logits`."""
+        return self.logits
+
+    @property
+    def layers_run(self) -> NDArray[np.int64]:
+        """How many layers ran on each row, int64 [rows]."""
+        layers: NDArray[np.int64] = self.path.sum(axis=1)
+        return layers
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

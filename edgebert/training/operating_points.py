@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgebert import registry
-from edgebert.bundle.manifest import Knobs, OperatingPoint
-from edgebert.methods._program import CompiledStep, full_depth
-from edgebert.policies import Outputs, make_policy, replay
+from edgebert.bundle.manifest import Knobs, OperatingPoint, exit_layers_of
+from edgebert.methods._program import CompiledStep
+from edgebert.methods._reference import paths_depend_on_rule, run_reference
+from edgebert.policies import Decision, Policy, follow, make_policy
 from edgebert.training.rows import Rows
 
 
@@ -40,14 +39,16 @@ def choose_operating_points(
     """
     if rule[0] == "never":
         return {"default": OperatingPoint(policy="never", knobs={})}
-    exits = record_exits(model, steps, rows)
-    layers = [step.layer for step in steps if step.kind == "exit"]
+    layers = max(step.layer for step in steps)
+    exit_layers = exit_layers_of([(step.kind, step.layer) for step in steps])
+    recorded = None if paths_depend_on_rule(steps) else record_decisions(model, steps, rows)
 
     def measure(policy: str, knobs: Knobs) -> tuple[float, float]:
-        made = make_policy(policy, knobs, exit_layers=layers, rule=rule)
-        scores, exit_layer = replay(made, exits, layers)
-        values = task.metrics(scores.argmax(axis=1), rows.labels, scores.shape[1])
-        return values[task.METRIC], float(exit_layer.mean())
+        made = make_policy(policy, knobs, exit_layers=exit_layers, rule=rule)
+        decisions = record_decisions(model, steps, rows, made) if recorded is None else recorded
+        followed = follow(made, decisions, layers)
+        values = task.metrics(followed.scores.argmax(axis=1), rows.labels, followed.scores.shape[1])
+        return values[task.METRIC], float(followed.path.sum(axis=1).mean())
 
     full, _ = measure("never", {})
     points = {}
@@ -68,18 +69,25 @@ def choose_operating_points(
     return points
 
 
-def record_exits(model: nn.Module, steps: Sequence[CompiledStep], rows: Rows, size: int = 64) -> list[Outputs]:
-    """Runs every exit on every row and returns each exit's outputs, rows in their own order."""
+def record_decisions(
+    model: nn.Module, steps: Sequence[CompiledStep], rows: Rows, policy: Policy | None = None, size: int = 64
+) -> list[Decision]:
+    """Runs every step that decides or answers, on every row and in torch, under a rule or at full depth.
+
+    Returns:
+        What each gave, rows in their own order.
+    """
     was_training = model.training
     device = next(model.parameters()).device
     model.cpu().eval()
-    recorded: list[dict[str, NDArray[np.float32]]] = []
-    with torch.inference_mode():
-        for places, batch in rows.batches(size):
-            for number, outputs in enumerate(full_depth(steps, batch)):
-                if number == len(recorded):
-                    recorded.append({k: np.zeros((len(rows), *v.shape[1:]), np.float32) for k, v in outputs.items()})
-                for name, value in outputs.items():
-                    recorded[number][name][places] = value.numpy()
+    recorded: list[Decision] = []
+    for places, batch in rows.batches(size):
+        decisions, _ = run_reference(steps, batch, policy)
+        for number, decision in enumerate(decisions):
+            if number == len(recorded):
+                empty = {k: np.zeros((len(rows), *v.shape[1:]), np.float32) for k, v in decision.outputs.items()}
+                recorded.append(Decision(decision.kind, decision.layer, empty))
+            for name, value in decision.outputs.items():
+                recorded[number].outputs[name][places] = value
     model.to(device).train(was_training)
-    return list(recorded)
+    return recorded

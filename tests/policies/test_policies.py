@@ -24,7 +24,7 @@ EXITS: list[Outputs] = [
         ("halting", {"slack": -1}, "policy halting: slack: expected 0 or more, got -1.0"),
         ("halting", {"bound": "loose"}, "policy halting: bound: invalid enum value 'loose'"),
         ("halting", {"threshold": 0.9}, "policy halting: unknown key 'threshold'."),
-        ("fixed", {"layer": 3}, "policy fixed: layer: the model has exits after layers 2, 4, got 3."),
+        ("fixed", {"layer": 3}, "policy fixed: layer: the model can stop after layers 2, 4, got 3."),
         ("fixed", {"layer": 2.5}, "policy fixed: layer: expected `int | null`, got `float`"),
         ("never", {"threshold": 0.9}, "policy never: unknown key 'threshold'. Known: none."),
     ],

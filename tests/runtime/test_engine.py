@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import load_checkpoint
 from edgebert.methods._program import Batch, full_depth
-from edgebert.policies import Outputs, make_policy, replay
+from edgebert.policies import Decision, Outputs, make_policy, replay
 from edgebert.runtime.engine import Engine, Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import softmax
@@ -48,7 +48,8 @@ class Reference:
         """Returns labels, exit layers, and which rows lie within 1e-5 of another decision."""
         policy = make_policy(name, knobs, exit_layers=LAYERS, rule=RULE)
         scores, layers = replay(policy, self.exits, LAYERS)
-        return scores.argmax(1), layers, within_margin(policy, self.exits, LAYERS, np.random.default_rng(0))
+        decisions = [Decision("exit", layer, outputs) for layer, outputs in zip(LAYERS, self.exits, strict=True)]
+        return scores.argmax(1), layers, within_margin(policy, decisions, 3, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")

@@ -293,7 +293,7 @@ def test_set_policy_changes_the_answers(model: EdgeModel, texts: list[str]) -> N
         (None, {"threshold": 0.9, "layer": 2}, "no policy of dact_bert has the knobs layer, threshold together"),
         ("halting", {"threshold": 0.9}, "policy halting: unknown key 'threshold'"),
         (None, {"threshold": -1}, "policy confidence: threshold: expected 0 or more"),
-        ("fixed", {"layer": 4}, "policy fixed: layer: the model has exits after layers 1, 2, 3, got 4"),
+        ("fixed", {"layer": 4}, "policy fixed: layer: the model can stop after layers 1, 2, 3, got 4"),
     ],
 )
 def test_set_policy_refused_keeps_the_old(

@@ -8,10 +8,10 @@ import torch
 
 from edgebert.checkpoint import load_checkpoint
 from edgebert.data import read_examples, texts_of
-from edgebert.policies import make_policy, replay
+from edgebert.policies import follow, make_policy
 from edgebert.tasks import classification
 from edgebert.text import TextEncoder
-from edgebert.training.operating_points import choose_operating_points, record_exits
+from edgebert.training.operating_points import choose_operating_points, record_decisions
 from edgebert.training.rows import Rows
 
 LAYERS = (1, 2, 3)
@@ -36,9 +36,9 @@ class Setting:
 
     def measure(self, policy: str, knobs: dict[str, Any]) -> tuple[float, float]:
         """Accuracy and mean layers of a policy on the rows."""
-        exits = record_exits(self.model, self.model.steps(), self.rows)
-        scores, layers = replay(make_policy(policy, knobs, exit_layers=LAYERS, rule=RULE), exits, LAYERS)
-        return float((scores.argmax(1) == self.rows.labels).mean()), float(layers.mean())
+        decisions = record_decisions(self.model, self.model.steps(), self.rows)
+        followed = follow(make_policy(policy, knobs, exit_layers=LAYERS, rule=RULE), decisions, 3)
+        return float((followed.scores.argmax(1) == self.rows.labels).mean()), float(followed.exit_layer.mean())
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,8 @@ def setting(dact_checkpoint: Path, sentiment_data: Path, tiny_tokenizer: bytes) 
     encoded = text.encode(texts_of(read_examples(sentiment_data, split="train")))
     model: Any = load_checkpoint(dact_checkpoint).model
     rows = Rows(encoded, np.zeros(200, np.int64), text)
-    scores, _ = replay(
-        make_policy("never", {}, exit_layers=LAYERS, rule=RULE), record_exits(model, model.steps(), rows), LAYERS
-    )
+    never = make_policy("never", {}, exit_layers=LAYERS, rule=RULE)
+    scores = follow(never, record_decisions(model, model.steps(), rows), 3).scores
     return Setting(model, Rows(encoded, scores.argmax(1) ^ (np.arange(200) % 7 == 0), text))
 
 
@@ -109,10 +108,10 @@ def test_points_of_a_static_model(plain_checkpoint: Path, setting: Setting) -> N
 
 
 @pytest.mark.parametrize("size", [7, 64])
-def test_record_exits_in_the_rows_own_order(setting: Setting, size: int) -> None:
+def test_record_decisions_in_the_rows_own_order(setting: Setting, size: int) -> None:
     setting.model.train()
 
-    exits = record_exits(setting.model, setting.model.steps(), setting.rows, size=size)
+    exits = [d.outputs for d in record_decisions(setting.model, setting.model.steps(), setting.rows, size=size)]
 
     assert setting.model.training
     setting.model.eval()
