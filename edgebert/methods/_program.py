@@ -68,11 +68,13 @@ class Stage:
         name: What it is called in messages and on disk.
         groups: The parameters it trains; all others are frozen.
         loss: The loss of a batch, a scalar.
+        before: Runs once before the stage, with the weights the stages before it left; not when it is resumed.
     """
 
     name: str
     groups: list[ParameterGroup]
     loss: Callable[[Batch], Tensor]
+    before: Callable[[], None] | None = None
 
 
 class AdaptiveModel(nn.Module, abc.ABC):
