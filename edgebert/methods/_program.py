@@ -162,6 +162,35 @@ def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
     )
 
 
+def exit_steps(
+    encoder: Encoder, exits: Iterable[nn.Module], macs: Macs, outputs: tuple[str, ...] = ("logits",)
+) -> list[CompiledStep]:
+    """Returns a whole program: embed, then every layer followed by its exit.
+
+    Args:
+        encoder: The encoder.
+        exits: For each layer, a module of hidden states and mask.
+        macs: Multiply-accumulates of one exit.
+        outputs: What an exit gives.
+    """
+    steps = [embed_step(encoder)]
+    for index, (layer, module) in enumerate(zip(encoder.layers, exits, strict=True)):
+        steps.append(layer_step(layer, index, encoder.config))
+        steps.append(
+            CompiledStep(
+                kind="exit",
+                layer=index + 1,
+                file=f"exit_{index:02d}",
+                module=module,
+                inputs=("hidden", "attention_mask"),
+                outputs=outputs,
+                macs=macs,
+                may_link=True,
+            )
+        )
+    return steps
+
+
 @torch.no_grad()
 def full_depth(steps: Sequence[CompiledStep], batch: Batch) -> list[dict[str, Tensor]]:
     """Runs every step of a program on every row, in torch, and returns what its exits and heads gave.
