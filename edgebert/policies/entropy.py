@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, probabilities, safe_log
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"threshold": "higher"}
@@ -63,19 +64,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"threshold: expected 0 or more, got {self.threshold}")
 
 
-class Policy:
+class Policy(policies.Policy):
     """The rule with its threshold and scale."""
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.config = config
-
-    def start(self, rows: int) -> State:
-        """Nothing is remembered."""
-        return {}
-
-    def reads(self, position: ExitPosition) -> bool:
-        """Every exit is read."""
-        return True
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops the rows whose entropy is below the threshold."""

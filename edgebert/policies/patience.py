@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, own_scores
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"patience": "lower"}
@@ -36,7 +37,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"tolerance: expected 0 or more, got {self.tolerance}")
 
 
-class Policy:
+class Policy(policies.Policy):
     """The rule with its patience and tolerance."""
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
@@ -45,10 +46,6 @@ class Policy:
     def start(self, rows: int) -> State:
         """No agreement yet, and no answer to agree with."""
         return {"agreements": np.zeros(rows, np.int64)}
-
-    def reads(self, position: ExitPosition) -> bool:
-        """Every exit is read: each one counts."""
-        return True
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Counts who agrees with the exit before and stops the rows that did so often enough."""

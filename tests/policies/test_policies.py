@@ -124,9 +124,7 @@ def test_own_scores_of_several_labels_are_log_probabilities() -> None:
 def test_confidence_of_a_single_value_refused() -> None:
     policy = make_policy("confidence", {}, exit_layers=[2, 4])
 
-    with pytest.raises(
-        ConfigError, match=r"^the policy needs probabilities, and a single value has none"
-    ):
+    with pytest.raises(ConfigError, match=r"^the policy needs probabilities, and a single value has none"):
         replay(policy, [{"logits": np.ones((2, 1))}] * 2, [2, 4])
 
 
