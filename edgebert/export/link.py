@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,11 +59,13 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
 
     Args:
         steps: The program.
-        link: Join every step that may be linked with the one before it. False gives each step its own graph.
+        link: Join every step that may be linked with the one before it, unless that one's graph stands at several
+            places of the program. False gives each step its own graph.
     """
+    uses = Counter(step.file for step in steps)
     plans: list[GraphPlan] = []
     for step in steps:
-        before = plans[-1] if plans else None
+        before = plans[-1] if plans and uses[plans[-1].step.file] == 1 else None
         if link and step.may_link and before is not None and set(step.inputs) <= _visible(before):
             plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
         else:

@@ -124,37 +124,38 @@ class Pooling(nn.Module):
 
 
 class EmbedStep(nn.Module):
-    """The embeddings as a step."""
+    """The embeddings as a step; families without segments are given no segment ids."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         super().__init__()
         self.embeddings = embeddings
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Returns hidden states, float [batch, tokens, hidden]."""
         return self.embeddings(input_ids, token_type_ids)
 
 
 def embed_step(encoder: Encoder) -> CompiledStep:
     """Returns the step that starts every row."""
+    shape = encoder.config
     return CompiledStep(
         kind="embed",
         layer=0,
         file="embed",
         module=EmbedStep(encoder.embeddings),
-        inputs=("input_ids", "token_type_ids"),
+        inputs=tuple(name for name in shape.input_names if name != "attention_mask"),
         outputs=("hidden",),
-        macs=Macs(),
+        macs=Macs(token=(shape.embedding_size or 0) * shape.hidden_size),
     )
 
 
 def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
-    """Returns the step of one whole layer; `index` counts from 0."""
+    """Returns the step of one whole layer; `index` counts from 0. Layers that share weights share their file."""
     width, expanded = config.hidden_size, config.feed_forward_size
     return CompiledStep(
         kind="layer",
         layer=index + 1,
-        file=f"layer_{index:02d}",
+        file=f"layer_{config.own_layer(index):02d}",
         module=layer,
         inputs=("hidden", "attention_mask"),
         outputs=("hidden",),
