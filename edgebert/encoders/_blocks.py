@@ -110,11 +110,11 @@ class Embeddings(nn.Module):
             input_ids: Token ids.
             token_type_ids: Segment ids; None means all 0. A model with one segment or none does not read them.
         """
-        summed = self.word(input_ids) + self.position(self._positions(input_ids))
+        summed = self.word(input_ids)
         if self.token_type is not None:
             only_first = token_type_ids is None or self.token_type.num_embeddings == 1
             summed = summed + (self.token_type.weight[0] if only_first else self.token_type(token_type_ids))
-        embedded = self.dropout(self.norm(summed))
+        embedded = self.dropout(self.norm(summed + self.position(self._positions(input_ids))))
         return embedded if self.widen is None else self.widen(embedded)
 
     def _positions(self, input_ids: Tensor) -> Tensor:

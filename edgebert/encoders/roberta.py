@@ -35,9 +35,7 @@ def read_config(settings: dict[str, Any], *, where: str, family: str = "roberta"
     pad_token_id = 1 if settings.get("pad_token_id") is None else settings["pad_token_id"]
     positions = settings.get("max_position_embeddings") or 512
     if positions <= pad_token_id + 1:
-        raise ConfigError(
-            f"{where}: max_position_embeddings: expected more than pad_token_id + 1, got {positions}."
-        )
+        raise ConfigError(f"{where}: max_position_embeddings: expected more than pad_token_id + 1, got {positions}.")
     settings = {**settings, "pad_token_id": pad_token_id, "max_position_embeddings": positions - pad_token_id - 1}
     return read_settings(settings, COMMON, family=family, where=where, defaults={"positions_skip_padding": True})
 

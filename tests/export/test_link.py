@@ -34,9 +34,11 @@ EXIT = _step("exit", _Split(), "hidden mask", "plus minus", may_link=True)
 
 
 def test_plan_graphs_links_what_may_be_linked() -> None:
-    plans = plan_graphs([LAYER, EXIT, LAYER, EXIT], link=True)
+    other = _step("other", _Double(), "hidden mask", "hidden")
 
-    assert [plan.step.file for plan in plans] == ["layer", "layer"]
+    plans = plan_graphs([LAYER, EXIT, other, EXIT], link=True)
+
+    assert [plan.step.file for plan in plans] == ["layer", "other"]
     assert [plan.outputs for plan in plans] == [("hidden", "plus", "minus")] * 2
 
 
@@ -53,6 +55,18 @@ def test_plan_graphs_leaves_a_step_whose_inputs_the_graph_has_not() -> None:
     plans = plan_graphs([embed, EXIT], link=True)
 
     assert [plan.step.file for plan in plans] == ["embed", "exit"]
+
+
+def test_plan_graphs_leaves_a_graph_that_stands_at_several_places() -> None:
+    again = _step("layer", LAYER.module, "hidden mask", "hidden")
+
+    plans = plan_graphs([LAYER, again, EXIT], link=True)
+
+    assert [(plan.step.file, plan.outputs) for plan in plans] == [
+        ("layer", ("hidden",)),
+        ("layer", ("hidden",)),
+        ("exit", ("plus", "minus")),
+    ]
 
 
 def test_plan_graphs_first_step_stays() -> None:
