@@ -71,7 +71,9 @@ class FastBert(AdaptiveModel):
         self.encoder = encoder
         self.config = config
         self.n_labels = n_labels
-        self.students = nn.ModuleList(Student(encoder.config, config.pool, n_labels) for _ in encoder.layers[1:])
+        self.students = nn.ModuleList(
+            Student(encoder.config, config.pool, n_labels) for _ in range(encoder.config.layers - 1)
+        )
         self.teacher = Student(encoder.config, config.pool, n_labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
