@@ -133,6 +133,7 @@ def _row(
     name: str, measured: Measured, hard: np.ndarray[tuple[int], np.dtype[np.bool_]], ms: float, static_ms: float
 ) -> Sequence[str]:
     layers, correct = measured.exit_layer, measured.correct
+    assert correct is not None
     return (
         name,
         f"{correct.mean():.3f}",

@@ -11,11 +11,12 @@ from edgebert.bundle import open_bundle
 from edgebert.data import Example, read_examples
 from edgebert.errors import ConfigError, DataError, require
 from edgebert.host import host_facts
-from edgebert.measure import Measured, measure
+from edgebert.measure import Measured, measure, metric_difference
 from edgebert.output import Reporter, markdown_table
 from edgebert.policies import knob_names
-from edgebert.runtime.model import EdgeModel
-from edgebert.statistics import mcnemar_p, paired_difference
+from edgebert.runtime.model import EdgeModel, find_bundle
+from edgebert.statistics import mcnemar_p
+from edgebert.tasks import Task, load_task
 
 STATIC_FRONTIER = "static-frontier"
 
@@ -64,7 +65,8 @@ def evaluate_bundle(
     reporter = reporter or Reporter()
     for module in ("scipy.stats", "sklearn.metrics"):
         require(module, extra="eval", purpose="evaluation")
-    _check_rivals(against, bundles)
+    task = _common_task(bundles, against)
+    _check_rivals(against, bundles, task)
     examples = [e for source in data for e in read_examples(source, split=split, columns=columns)]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
@@ -79,14 +81,14 @@ def evaluate_bundle(
                 measured.append(
                     measure(model, examples, batch_size, max_length, reporter, name=str(path), policy=policy)
                 )
-            _add_agreement(measured, model, examples, batch_size, max_length, str(path))
+            _add_agreement(measured, model, task, examples, batch_size, max_length, str(path))
             if STATIC_FRONTIER in against and is_static:
                 subsets += frontier.measure_subsets(model, examples, batch_size, max_length, str(path), reporter)
     for name in against:
         if name == STATIC_FRONTIER:
             frontier.compare(measured, subsets)
         else:
-            _compare_with(measured, name, examples, batch_size, max_length, threads, provider, reporter)
+            _compare_with(measured, name, task, examples, batch_size, max_length, threads, provider, reporter)
     return {
         "schema": "edgebert.eval/1",
         "host": host_facts(),
@@ -106,10 +108,24 @@ def _knobs_for(
     return {knob: value for knob, value in settings.items() if knob in knob_names(model.policy.policy)}
 
 
-def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path]) -> None:
+def _common_task(bundles: Sequence[str | Path], against: Sequence[str]) -> Task:
+    """Returns the one task of all bundles and rivals."""
+    if not bundles:
+        raise ConfigError("evaluation: expected at least one bundle, got none.")
+    paths = [*bundles, *(name for name in against if Path(name).is_dir())]
+    tasks = {find_bundle(path).manifest.task: str(path) for path in paths}
+    if len(tasks) > 1:
+        got = " and ".join(f"{task} ({path})" for task, path in tasks.items())
+        raise ConfigError(f"evaluation: expected bundles of one task, got {got}; evaluate each task on its own.")
+    return load_task(next(iter(tasks)))
+
+
+def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path], task: Task) -> None:
     """Refuses comparisons that cannot be made, before anything is measured."""
     for name in against:
         if name == STATIC_FRONTIER:
+            if task.per_text is None:
+                raise ConfigError(frontier.needs_a_mean(task.METRIC))
             if all(open_bundle(path).manifest.method != "plain" for path in bundles if Path(path).is_dir()):
                 raise ConfigError(frontier.NO_STATIC_BUNDLE)
         elif not Path(name).is_dir():
@@ -119,12 +135,13 @@ def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path]) -> None
 def _add_agreement(
     measured: Sequence[Measured],
     model: EdgeModel,
+    task: Task,
     examples: Sequence[Example],
     batch_size: int,
     max_length: int | None,
     name: str,
 ) -> None:
-    """Adds to a bundle's rows how often the label is that of its own full depth."""
+    """Adds to a bundle's rows how often the answer is that of its own full depth."""
     own = [entry for entry in measured if entry.row["bundle"] == name]
     if all(entry.row["rule"] == "never" for entry in own):
         full = own[0]
@@ -132,12 +149,13 @@ def _add_agreement(
         model.set_policy("never")
         full = measure(model, examples, max(batch_size, 32), max_length, name=name, policy="never")
     for entry in own:
-        entry.row["agreement"] = float((entry.predictions == full.predictions).mean())
+        entry.row["agreement"] = task.agreement(entry.predictions, full.predictions)
 
 
 def _compare_with(
     measured: Sequence[Measured],
     name: str,
+    task: Task,
     examples: Sequence[Example],
     batch_size: int,
     max_length: int | None,
@@ -151,15 +169,16 @@ def _compare_with(
         with EdgeModel.from_pretrained(name, threads=threads, provider=provider) as model:
             rival = measure(model, examples, batch_size, max_length, reporter, name=name, policy="default")
     for entry in measured:
-        difference = paired_difference(entry.correct, rival.correct)
+        difference = metric_difference(entry, rival, task)
         entry.row["against"] = {
             "bundle": name,
             "metric": rival.row["metric"],
             "difference": difference.value,
             "ci_low": difference.low,
             "ci_high": difference.high,
-            "mcnemar_p": mcnemar_p(entry.correct, rival.correct),
         }
+        if entry.correct is not None and rival.correct is not None:
+            entry.row["against"]["mcnemar_p"] = mcnemar_p(entry.correct, rival.correct)
 
 
 def evaluation_table(result: Mapping[str, Any]) -> str:
@@ -195,7 +214,8 @@ def _points(entry: Mapping[str, float]) -> str:
 
 
 def _against_line(entry: Mapping[str, Any]) -> str:
-    return f"against {entry['bundle']} at {entry['metric']:.4f}: {_points(entry)}, McNemar p {entry['mcnemar_p']:.3g}"
+    test = f", McNemar p {entry['mcnemar_p']:.3g}" if "mcnemar_p" in entry else ""
+    return f"against {entry['bundle']} at {entry['metric']:.4f}: {_points(entry)}{test}"
 
 
 def _frontier_line(entry: Mapping[str, Any]) -> str:

@@ -7,8 +7,10 @@ two points lies a random mixture of them. The hull is taken on the very texts re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgebert.data import Example
 from edgebert.errors import ConfigError
@@ -21,6 +23,14 @@ NO_STATIC_BUNDLE = (
     "--against static-frontier: give the static bundles too: plain ones of different depth "
     "(edgebert train -c export_configs/plain_sst2.yaml --set method.layers=K --set method.pool=mean)."
 )
+
+
+def needs_a_mean(metric: str) -> str:
+    """Returns why a task with this metric has no static frontier."""
+    return (
+        f"--against static-frontier: a mixture of models is measured text by text, and {metric} is not a mean over "
+        "texts; compare with --against BUNDLE."
+    )
 
 
 def layer_subsets(layers: int) -> list[tuple[int, ...]]:
@@ -64,15 +74,15 @@ def compare(measured: Sequence[Measured], subsets: Sequence[Measured]) -> None:
     if not points:
         raise ConfigError(NO_STATIC_BUNDLE)
     points = [*points, *subsets]
-    hull = upper_hull([(float(p.macs.mean()), float(p.correct.mean())) for p in points])
+    hull = upper_hull([(float(p.macs.mean()), float(_per_text(p).mean())) for p in points])
     costs = [float(points[i].macs.mean()) for i in hull]
     for entry in measured:
         if entry in points:
             continue
         low, high, weight = mixture_at(costs, float(entry.macs.mean()))
         first, second = points[hull[low]], points[hull[high]]
-        expected = weight * first.correct + (1 - weight) * second.correct
-        difference = mean_interval(entry.correct - expected)
+        expected = weight * _per_text(first) + (1 - weight) * _per_text(second)
+        difference = mean_interval(_per_text(entry) - expected)
         entry.row["frontier"] = {
             "metric": float(expected.mean()),
             "difference": difference.value,
@@ -80,6 +90,11 @@ def compare(measured: Sequence[Measured], subsets: Sequence[Measured]) -> None:
             "ci_high": difference.high,
             "between": [_describe(first), _describe(second)],
         }
+
+
+def _per_text(entry: Measured) -> NDArray[Any]:
+    assert entry.per_text is not None
+    return entry.per_text
 
 
 def _describe(entry: Measured) -> str:

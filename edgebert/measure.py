@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert import registry
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
 from edgebert.runtime.model import EdgeModel
-from edgebert.statistics import mean_interval
+from edgebert.statistics import Interval, mean_interval, paired_difference, resampled_interval
+from edgebert.tasks import Task, load_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +23,26 @@ class Measured:
     """What a model did with labelled texts; every array has one entry per text.
 
     Attributes:
-        correct: Whether the label was right, bool.
-        predictions: The label's number, int64.
+        per_text: Its part in the metric, whose mean the metric is; bool where an answer is right or wrong. None: the
+            metric is not a mean over texts.
+        predictions: The answer, as the task counts it, such as a label's number.
+        targets: What the answer should be.
         exit_layer: The layer after which the text stopped, int64.
         macs: Multiply-accumulates spent, float64.
         row: The result row.
     """
 
-    correct: NDArray[np.bool_]
-    predictions: NDArray[np.int64]
+    per_text: NDArray[Any] | None
+    predictions: NDArray[Any]
+    targets: NDArray[Any]
     exit_layer: NDArray[np.int64]
     macs: NDArray[np.float64]
     row: dict[str, Any]
+
+    @property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether the answer is right, bool; None in a task whose answers are not right or wrong."""
+        return _right_or_wrong(self.per_text)
 
 
 def measure(
@@ -59,11 +67,11 @@ def measure(
         policy: What the row calls the policy.
 
     Raises:
-        DataError: A label is not one of the model's.
+        DataError: A label is not one that the model can answer.
     """
     manifest = model.manifest
-    task = registry.load("edgebert.tasks", manifest.task)
-    targets = task.encode_labels(examples, manifest.labels, where=name or str(model.bundle.path))
+    task = load_task(manifest.task)
+    targets = task.encode_targets(examples, manifest.labels, where=name or str(model.bundle.path))
     texts = texts_of(examples)
     start = time.perf_counter()
     encoded = model.encode(texts, max_length=max_length)
@@ -85,10 +93,11 @@ def measure(
     executed = sum(model.layer_rows(outcome.calls) for outcome in outcomes)
     if model.compact and executed != int(layers_run.sum()):
         raise EdgeBertError(f"{name}: claims {int(layers_run.sum())} layers, ran {executed}: a bug of the engine.")
-    predictions = scores.argmax(axis=1).astype(np.int64)
-    correct = predictions == targets
+    predictions = task.predictions(scores)
+    per_text = task.per_text(predictions, targets) if task.per_text else None
     metrics = task.metrics(predictions, targets, len(manifest.labels))
-    interval = mean_interval(correct)
+    interval = _interval(task, per_text, predictions, targets)
+    correct = _right_or_wrong(per_text)
     lengths = np.array([len(row.ids) for row in encoded])
     row = {
         "bundle": name or str(model.bundle.path),
@@ -103,7 +112,7 @@ def measure(
         "max_length": max_length or manifest.encoder.max_length,
         "seed": manifest.provenance.seed,
         "n": len(examples),
-        "n_correct": int(correct.sum()),
+        **({} if correct is None else {"n_correct": int(correct.sum())}),
         "n_truncated": sum(row.truncated for row in encoded),
         "metric_name": task.METRIC,
         "metric": metrics[task.METRIC],
@@ -121,7 +130,34 @@ def measure(
         **_latency(seconds, len(encoded), batch_size),
         "size_mb": model.bundle.size_bytes / 1e6,
     }
-    return Measured(correct, predictions, exit_layer, macs, row)
+    return Measured(per_text, predictions, targets, exit_layer, macs, row)
+
+
+def metric_difference(first: Measured, second: Measured, task: Task) -> Interval:
+    """Returns how much higher the first's metric is than the second's on the same texts, with its 95 % interval.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+    """
+    if first.per_text is not None and second.per_text is not None:
+        return paired_difference(first.per_text, second.per_text)
+
+    def difference(texts: NDArray[np.int64]) -> float:
+        targets = first.targets[texts]
+        return task.metric(first.predictions[texts], targets) - task.metric(second.predictions[texts], targets)
+
+    return resampled_interval(difference, len(first.targets))
+
+
+def _interval(task: Task, per_text: NDArray[Any] | None, predictions: NDArray[Any], targets: NDArray[Any]) -> Interval:
+    """Returns the metric with its 95 % bootstrap interval over texts."""
+    if per_text is not None:
+        return mean_interval(per_text)
+    return resampled_interval(lambda texts: task.metric(predictions[texts], targets[texts]), len(targets))
+
+
+def _right_or_wrong(per_text: NDArray[Any] | None) -> NDArray[np.bool_] | None:
+    return per_text if per_text is not None and per_text.dtype == np.bool_ else None
 
 
 def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str, float]:
@@ -145,9 +181,7 @@ def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _histogram(exit_layer: NDArray[np.int64], correct: NDArray[np.bool_], layers: int) -> dict[str, list[int]]:
-    """Returns how many texts left after each layer, right and wrong ones apart."""
-    return {
-        "right": np.bincount(exit_layer[correct], minlength=layers + 1)[1:].tolist(),
-        "wrong": np.bincount(exit_layer[~correct], minlength=layers + 1)[1:].tolist(),
-    }
+def _histogram(exit_layer: NDArray[np.int64], correct: NDArray[np.bool_] | None, layers: int) -> dict[str, list[int]]:
+    """Returns how many texts left after each layer, right and wrong ones apart where there are such."""
+    groups = {"all": exit_layer} if correct is None else {"right": exit_layer[correct], "wrong": exit_layer[~correct]}
+    return {name: np.bincount(group, minlength=layers + 1)[1:].tolist() for name, group in groups.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -79,6 +79,27 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], *, seed: int = 
     """
     _check_paired(first, second)
     return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), seed=seed)
+
+
+def resampled_interval(statistic: Callable[[NDArray[np.int64]], float], n_examples: int, *, seed: int = 0) -> Interval:
+    """Returns a statistic that is no mean, and its 95 % percentile bootstrap interval from 2000 resamples.
+
+    A paired difference is the difference of two statistics of the same examples.
+
+    Args:
+        statistic: Computes it from some of the examples, given by their places, int64 [examples].
+        n_examples: How many examples there are.
+        seed: Of the resampling; the same seed gives the same interval.
+
+    Raises:
+        DataError: There is no example.
+    """
+    if n_examples < 1:
+        raise DataError("interval: expected at least 1 example, got none; add examples.")
+    rng = np.random.default_rng(seed)
+    resampled = [statistic(rng.integers(0, n_examples, n_examples)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Interval(float(statistic(np.arange(n_examples))), float(low), float(high))
 
 
 def mcnemar_p(first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]) -> float:

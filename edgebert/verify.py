@@ -19,8 +19,9 @@ from edgebert.bundle.manifest import Manifest, Parity
 from edgebert.errors import DataError, QualityError, require
 from edgebert.policies import Decision, Followed, Policy, follow, make_policy
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import Forward, softmax
+from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import Graph, make_graph
+from edgebert.tasks import load_task
 from edgebert.text import Values
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def compare(
 
     manifest, name = bundle.manifest, name or str(bundle.path)
     _check_shapes(model, manifest, name)
+    values = load_task(manifest.task).values
     model.eval()
     rng = np.random.default_rng(seed)
     rule = (manifest.rule.policy, manifest.rule.knobs)
@@ -113,11 +115,11 @@ def compare(
                 expected = model.forward(batch.input_ids, batch.attention_mask, batch.token_type_ids).numpy()
             runtime.set_policy("never")
             got = runtime.forward(**inputs)
-            largest = _larger(largest, np.abs(softmax(got.logits) - softmax(expected)))
+            largest = _larger(largest, np.abs(values(got.logits) - values(expected)))
             graph_largest = _larger(graph_largest, compare_graphs(model.steps(), bundle, graphs, batch))
             if whole is not None:
                 logits = whole.run(inputs, ("logits",))["logits"]
-                largest = _larger(largest, np.abs(softmax(logits) - softmax(expected)))
+                largest = _larger(largest, np.abs(values(logits) - values(expected)))
             decisions, expected_under_rule = run_reference(model.steps(), batch, policy)
             assert expected_under_rule is not None
             runtime.set_policy(manifest.rule.policy, **manifest.rule.knobs)

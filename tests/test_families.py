@@ -1,7 +1,6 @@
 """Every family goes the whole road with every method, each with a vocabulary of its usual kind."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ from edgebert.encoders._blocks import Encoder, EncoderConfig
 from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
 from edgebert.errors import DataError
 from edgebert.export import export_model
-from edgebert.rivals import optimum as optimum_rival
-from edgebert.rivals import torch as torch_rival
-from edgebert.rivals import whole as whole_rival
-from edgebert.rivals._protocol import Spec
 from edgebert.training import train_model
 from edgebert.verify import verify_bundle
 

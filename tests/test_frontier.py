@@ -8,7 +8,14 @@ from edgebert.measure import Measured
 def _measured(name: str, macs: float, correct: list[int], rule: str = "never") -> Measured:
     n = len(correct)
     row = {"bundle": name, "policy": "default", "rule": rule, "method": "plain" if rule == "never" else "dact_bert"}
-    return Measured(np.array(correct, bool), np.zeros(n, np.int64), np.ones(n, np.int64), np.full(n, macs), row)
+    return Measured(
+        per_text=np.array(correct, bool),
+        predictions=np.array(correct),
+        targets=np.ones(n, np.int64),
+        exit_layer=np.ones(n, np.int64),
+        macs=np.full(n, macs),
+        row=row,
+    )
 
 
 def test_compare_takes_mixture_at_equal_cost() -> None:

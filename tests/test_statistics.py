@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebert.errors import DataError
-from edgebert.statistics import Interval, mcnemar_p, mean_interval, mixture_at, paired_difference, upper_hull
+from edgebert.statistics import (
+    Interval,
+    mcnemar_p,
+    mean_interval,
+    mixture_at,
+    paired_difference,
+    resampled_interval,
+    upper_hull,
+)
 
 POINTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=20)
 
@@ -150,3 +158,28 @@ def test_mixture_at_has_the_cost(costs: list[int], share: float) -> None:
 def test_mixture_at_no_points() -> None:
     with pytest.raises(DataError, match="expected at least 1 operating point"):
         mixture_at([], 1.0)
+
+
+def test_resampled_interval_of_a_mean_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+
+    interval = resampled_interval(lambda places: float(values[places].mean()), 400)
+
+    expected = mean_interval(values)
+    assert interval.value == pytest.approx(values.mean())
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert interval == resampled_interval(lambda places: float(values[places].mean()), 400)
+
+
+def test_resampled_interval_of_a_paired_difference_is_narrow() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    better = values + 0.01
+
+    interval = resampled_interval(lambda places: float(better[places].mean() - values[places].mean()), 400)
+
+    assert (interval.low, interval.high) == pytest.approx((0.01, 0.01))
+
+
+def test_resampled_interval_of_nothing() -> None:
+    with pytest.raises(DataError, match="expected at least 1 example, got none"):
+        resampled_interval(lambda places: 0.0, 0)

@@ -1,5 +1,6 @@
 """Every file of a kind of variant defines what its kind must, has its configuration, and has its test."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from edgebert import registry
 from edgebert.config import decode, read_config
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.policies import ExitPosition, make_policy
+from edgebert.tasks import Task, load_task
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "export_configs").glob("*.yaml"))
@@ -113,7 +115,20 @@ def test_encoder_defines_its_names(name: str, family_config: Callable[..., Encod
 
 @pytest.mark.parametrize("name", registry.names("edgebert.tasks"))
 def test_task_defines_its_names(name: str) -> None:
-    task = registry.load("edgebert.tasks", name)
+    task = load_task(name)
 
+    verbs = {verb for verb in vars(Task) if not verb.startswith("_")}
+    assert verbs >= {"label_names", "encode_targets", "predictions", "metrics"}
+    assert all(callable(getattr(task, verb)) for verb in verbs)
     assert isinstance(task.METRIC, str)
-    assert all(callable(getattr(task, verb)) for verb in ("label_names", "encode_labels", "metrics"))
+    assert isinstance(task.PROBLEM_TYPE, str)
+    assert isinstance(task.HAS_PROBABILITIES, bool)
+    assert task.per_text is None or callable(task.per_text)
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.tasks"))
+@pytest.mark.parametrize("verb", ["label_names", "check_labels", "encode_targets", "answer", "metric", "metrics"])
+def test_task_takes_what_callers_give(name: str, verb: str) -> None:
+    given, expected = (inspect.signature(getattr(owner, verb)) for owner in (load_task(name), Task))
+
+    assert list(given.parameters) == [parameter for parameter in expected.parameters if parameter != "self"]

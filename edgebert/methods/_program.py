@@ -44,7 +44,7 @@ class CompiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Token ids of some rows and, in training, their labels; all int64, [batch, tokens] and [batch]."""
+    """Token ids of some rows, int64 [batch, tokens], and in training their labels as the task has them, [batch]."""
 
     input_ids: Tensor
     attention_mask: Tensor

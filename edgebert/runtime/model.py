@@ -20,9 +20,10 @@ from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, Macs, Manifest, Opera
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, require, suggestion
 from edgebert.policies import Policy, knob_names, make_policy
 from edgebert.runtime.engine import Call, Engine, Outcome
-from edgebert.runtime.results import Forward, LabelScore, Prediction, softmax
+from edgebert.runtime.results import Forward, LabelScore, Prediction
 from edgebert.runtime.sessions import Graph, as_input, make_graph
 from edgebert.runtime.threads import available_threads
+from edgebert.tasks import load_task
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 
 MAX_BATCH_TOKENS = 8192
@@ -47,6 +48,7 @@ class EdgeModel:
             raise ConfigError(f"threads: expected 1 or more, got {threads}.")
         self.bundle = bundle
         self.manifest = bundle.manifest
+        self._task = load_task(self.manifest.task)
         self.threads = threads or available_threads()
         self.provider = provider
         self.compact = compact
@@ -97,9 +99,8 @@ class EdgeModel:
             ConfigError: The policy or provider is unknown.
             MissingExtraError: The provider, or what a hub id needs, is not installed.
         """
-        bundle = open_bundle(_download(str(path)) if _is_hub_id(path) else path)
         return cls(
-            bundle,
+            find_bundle(path),
             policy=policy,
             threads=threads,
             provider=provider,
@@ -219,7 +220,7 @@ class EdgeModel:
     ) -> NDArray[np.float64]:
         """Returns probabilities, float64 [texts, labels]."""
         encoded = self.encode(texts, max_length=max_length)
-        return softmax(self.run_encoded(encoded, batch_size=batch_size).scores)
+        return self._task.values(self.run_encoded(encoded, batch_size=batch_size).scores)
 
     def forward(
         self,
@@ -375,33 +376,30 @@ class EdgeModel:
     ) -> list[Prediction]:
         encoded = self.encode(texts, max_length=max_length, first=first)
         outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
-        probabilities = softmax(outcome.scores)
+        values = self._task.values(outcome.scores)
         ratios = outcome.macs / self.full_macs([len(row.ids) for row in encoded])
-        return [
-            self._prediction(row, probabilities[i], outcome, i, float(ratios[i]), top_k)
-            for i, row in enumerate(encoded)
-        ]
+        return [self._prediction(row, values[i], outcome, i, float(ratios[i]), top_k) for i, row in enumerate(encoded)]
 
     def _prediction(
         self,
         row: Encoded,
-        probabilities: NDArray[Any],
+        values: NDArray[Any],
         outcome: Outcome,
         i: int,
         ratio: float,
         top_k: int | None,
     ) -> Prediction:
-        best = int(probabilities.argmax())
-        order = np.argsort(-probabilities, kind="stable")[: top_k or 0]
+        label, score = self._task.answer(values, self.labels)
+        order = np.argsort(-values, kind="stable")[: top_k or 0]
         return Prediction(
-            label=self.labels[best],
-            score=float(probabilities[best]),
+            label=label,
+            score=score,
             exit_layer=int(outcome.exit_layer[i]),
             layers_run=int(outcome.layers_run[i]),
             cost_ratio=ratio,
             tokens=len(row.ids),
             truncated=row.truncated,
-            top=tuple(LabelScore(self.labels[j], float(probabilities[j])) for j in order) if top_k else None,
+            top=tuple(LabelScore(self.labels[j], float(values[j])) for j in order) if top_k else None,
         )
 
     def _named(self, name: str) -> OperatingPoint:
@@ -464,6 +462,16 @@ class EdgeModel:
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     return None if plan is None else plan[places]
+
+
+def find_bundle(path: str | Path) -> Bundle:
+    """Opens a bundle folder, or the bundle of a hub id, without loading its graphs.
+
+    Raises:
+        BundleError: There is none, or it is refused.
+        MissingExtraError: What a hub id needs is not installed.
+    """
+    return open_bundle(_download(str(path)) if _is_hub_id(path) else path)
 
 
 def _sum_of_layers(manifest: Manifest) -> Macs:

@@ -77,10 +77,3 @@ class Forward:
         """How many layers ran on each row, int64 [rows]."""
         layers: NDArray[np.int64] = self.path.sum(axis=1)
         return layers
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns probabilities, float64 [rows, labels]; log-probabilities come back as they were."""
-    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities

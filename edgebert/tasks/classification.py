@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.data import Example
-from edgebert.errors import DataError, require
+from edgebert.errors import ConfigError, DataError, require
 
 METRIC = "accuracy"
+PROBLEM_TYPE = "single_label_classification"
+HAS_PROBABILITIES = True
 
 
-def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
+def label_names(examples: Sequence[Example], *, column: str | None = None) -> tuple[str, ...]:
     """Returns the different labels in the order of their numbers in the model.
 
     They are sorted as numbers when all of them are whole numbers, else as text.
+
+    Args:
+        examples: Labelled examples.
+        column: The name of their label column; it means nothing here.
 
     Raises:
         DataError: There are fewer than two different labels.
@@ -33,7 +40,18 @@ def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def encode_labels(examples: Sequence[Example], labels: Sequence[str], *, where: str) -> NDArray[np.int64]:
+def check_labels(labels: Sequence[str], *, where: str) -> None:
+    """Refuses fewer than two labels.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    if len(labels) < 2:
+        got = ", ".join(map(repr, labels)) or "none"
+        raise ConfigError(f"{where}: expected at least 2 labels to choose between, got {got}.")
+
+
+def encode_targets(examples: Sequence[Example], labels: Sequence[str], *, where: str) -> NDArray[np.int64]:
     """Returns each example's label as its index in `labels`, int64 [examples].
 
     Args:
@@ -53,6 +71,46 @@ def encode_labels(examples: Sequence[Example], labels: Sequence[str], *, where: 
                 f"got {got}; correct it, or train a model with it."
             )
     return np.array([indices[example.label] for example in examples if example.label is not None], dtype=np.int64)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns probabilities, float64 [texts, labels]; log-probabilities come back as they were."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def values(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the labels' probabilities, float64 [texts, labels]."""
+    return softmax(scores)
+
+
+def answer(values: NDArray[Any], labels: Sequence[str]) -> tuple[str, float]:
+    """Returns the most probable label and its probability, from one text's probabilities, [labels]."""
+    best = int(values.argmax())
+    return labels[best], float(values[best])
+
+
+def predictions(scores: NDArray[Any]) -> NDArray[np.int64]:
+    """Returns the most probable labels' numbers, int64 [texts]."""
+    best: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
+    return best
+
+
+def per_text(predictions: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.bool_]:
+    """Says which labels are right, bool [texts]."""
+    right: NDArray[np.bool_] = predictions == targets
+    return right
+
+
+def metric(predictions: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Returns the accuracy, 0 to 1."""
+    return float(np.mean(predictions == targets))
+
+
+def agreement(predictions: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Returns how often two models give the same label, 0 to 1."""
+    return float(np.mean(predictions == reference))
 
 
 def metrics(predictions: NDArray[np.int64], targets: NDArray[np.int64], n_labels: int) -> dict[str, float]:
@@ -80,7 +138,7 @@ def metrics(predictions: NDArray[np.int64], targets: NDArray[np.int64], n_labels
     # Fewer than two labels in both leave the coefficient undefined.
     is_constant = np.union1d(predictions, targets).size < 2
     return {
-        "accuracy": float(np.mean(predictions == targets)),
+        "accuracy": metric(predictions, targets),
         "f1": float(scores.f1_score(targets, predictions, labels=f1_labels, average="macro", zero_division=0)),
         "mcc": 0.0 if is_constant else float(scores.matthews_corrcoef(targets, predictions)),
     }

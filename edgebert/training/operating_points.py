@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 from torch import nn
@@ -13,6 +12,7 @@ from edgebert.bundle.manifest import Knobs, OperatingPoint, exit_layers_of
 from edgebert.methods._program import CompiledStep
 from edgebert.methods._reference import paths_depend_on_rule, run_reference
 from edgebert.policies import Decision, Policy, follow, make_policy
+from edgebert.tasks import Task
 from edgebert.training.rows import Rows
 
 
@@ -23,7 +23,7 @@ def choose_operating_points(
     *,
     rule: tuple[str, Knobs],
     policies: Sequence[str],
-    task: ModuleType,
+    task: Task,
     max_drop_points: float,
 ) -> dict[str, OperatingPoint]:
     """Chooses, for every policy with a grid, the cheapest setting that keeps the metric.
@@ -34,7 +34,7 @@ def choose_operating_points(
         rows: Held-out rows.
         rule: The method's own rule; its full-depth answer is what must be kept.
         policies: The method's policies; the rule's choice is called `default`, any other by the policy's name.
-        task: The task's module.
+        task: Says what the scores mean.
         max_drop_points: How much of the full-depth metric may be lost, in hundredths.
     """
     if rule[0] == "never":
@@ -47,8 +47,8 @@ def choose_operating_points(
         made = make_policy(policy, knobs, exit_layers=exit_layers, rule=rule)
         decisions = record_decisions(model, steps, rows, made) if recorded is None else recorded
         followed = follow(made, decisions, layers)
-        values = task.metrics(followed.scores.argmax(axis=1), rows.labels, followed.scores.shape[1])
-        return values[task.METRIC], float(followed.path.sum(axis=1).mean())
+        metric = task.metric(task.predictions(followed.scores), rows.labels)
+        return metric, float(followed.path.sum(axis=1).mean())
 
     full, _ = measure("never", {})
     points = {}

@@ -17,9 +17,9 @@ from edgebert.text import Encoded, TextEncoder
 
 
 class Rows(Dataset[int]):
-    """Token ids and labels of some examples. An item is its own place: the collator looks the row up."""
+    """Token ids of some examples, and their labels as the task has them. An item is its own place in both."""
 
-    def __init__(self, encoded: Sequence[Encoded], labels: NDArray[np.int64], text: TextEncoder) -> None:
+    def __init__(self, encoded: Sequence[Encoded], labels: NDArray[Any], text: TextEncoder) -> None:
         self.encoded = encoded
         self.labels = labels
         self.text = text
@@ -31,7 +31,7 @@ class Rows(Dataset[int]):
         return place
 
     def collate(self, places: Sequence[int]) -> dict[str, Tensor]:
-        """Returns the padded batch of some rows, int64 [batch, tokens] and [batch]."""
+        """Returns the padded batch of some rows, int64 [batch, tokens], and their labels, [batch]."""
         values: dict[str, Any] = dict(self.text.pad([self.encoded[place] for place in places]))
         batch = {name: torch.from_numpy(value) for name, value in values.items()}
         batch["labels"] = torch.from_numpy(self.labels[list(places)])

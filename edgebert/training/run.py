@@ -29,6 +29,7 @@ from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
 from edgebert.output import Reporter
+from edgebert.tasks import Task, load_task
 from edgebert.text import TextEncoder
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
@@ -65,7 +66,7 @@ def train_model(
     target = Path(folder)
     check_target(target, force=force)
     train = config.train
-    task = registry.load("edgebert.tasks", train.task)
+    task = load_task(train.task)
     method = registry.load("edgebert.methods", config.method_name)
     if len(train.stage_epochs) != len(method.STAGES):
         raise ConfigError(
@@ -73,7 +74,7 @@ def train_model(
             f"so expected {len(method.STAGES)} numbers, got {train.stage_epochs}."
         )
     examples = _examples(config)
-    labels = tuple(train.labels) if train.labels else task.label_names(examples)
+    labels = _labels(config, task, examples)
     torch.manual_seed(seed)
     encoder = load_encoder(resolve_source(train.model))
     model = build_model(encoder, config, len(labels))
@@ -85,7 +86,7 @@ def train_model(
     )
     tuning, rest = _hold_out(examples, train.tuning_rows)
     rows, tuning_rows = (
-        Rows(text.encode(texts_of(part)), task.encode_labels(part, labels, where=str(train.data)), text)
+        Rows(text.encode(texts_of(part)), task.encode_targets(part, labels, where=str(train.data)), text)
         for part in (rest, tuning)
     )
     reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {len(labels)} labels")
@@ -164,6 +165,15 @@ def _examples(config: RunConfig) -> list[Example]:
             f"{config.train.tuning_rows} would be held out; lower it."
         )
     return examples
+
+
+def _labels(config: RunConfig, task: Task, examples: list[Example]) -> tuple[str, ...]:
+    """Returns the names of the model's outputs: those of the configuration, else the task's choice."""
+    train = config.train
+    if train.labels is None:
+        return task.label_names(examples, column=train.columns.get("label"))
+    task.check_labels(train.labels, where="train.labels")
+    return tuple(train.labels)
 
 
 def _hold_out(examples: list[Example], count: int) -> tuple[list[Example], list[Example]]:

@@ -19,7 +19,7 @@ from edgebert.methods._program import Batch, full_depth
 from edgebert.policies import Decision, Outputs, make_policy, replay
 from edgebert.runtime.engine import Engine, Outcome
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import softmax
+from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder
 from edgebert.verify import within_margin
 

@@ -15,7 +15,8 @@ from edgebert import EdgeModel
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import encode_manifest
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
-from edgebert.runtime.results import Prediction, softmax
+from edgebert.runtime.results import Prediction
+from edgebert.tasks.classification import softmax
 
 
 @pytest.fixture
