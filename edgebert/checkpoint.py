@@ -28,6 +28,8 @@ from edgebert.encoders._checkpoint import (
 )
 from edgebert.errors import ConfigError, require
 from edgebert.methods._program import AdaptiveModel
+from edgebert.methods._tasks import check_task
+from edgebert.tasks import load_task
 
 FACTS_NAME = "edgebert.yaml"
 WEIGHTS_NAME = "model.safetensors"
@@ -65,8 +67,9 @@ def build_model(encoder: Any, config: RunConfig, n_labels: int) -> AdaptiveModel
     """Makes the method's model around an encoder.
 
     Raises:
-        ConfigError: The method or one of its settings is unknown or wrong.
+        ConfigError: The method or one of its settings is unknown or wrong, or it does not do the task.
     """
+    check_task(config.method_name, config.train.task)
     method = registry.load("edgebert.methods", config.method_name)
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     model: AdaptiveModel = method.build(encoder, settings, n_labels)
@@ -88,6 +91,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
         settings = settings_of(model.encoder.config)
         settings["id2label"] = {str(number): label for number, label in enumerate(facts.labels)}
         settings["label2id"] = {label: number for number, label in enumerate(facts.labels)}
+        settings["problem_type"] = load_task(facts.config.train.task).PROBLEM_TYPE
         settings["architectures"] = [_architecture(checkpoint)]
         (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (partial / FACTS_NAME).write_text(
@@ -98,7 +102,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Opens a checkpoint of edgebert, or any Hugging Face sequence classifier as a `plain` one.
+    """Opens a checkpoint of edgebert, or any Hugging Face sequence classifier or regressor as a `plain` one.
 
     Raises:
         ConfigError: There is none, or it does not fit together.
@@ -226,16 +230,36 @@ def _read_facts(path: Path) -> CheckpointFacts:
 
 
 def _load_classifier(source: str) -> Checkpoint:
-    """Opens a Hugging Face sequence classifier as a `plain` checkpoint."""
+    """Opens a Hugging Face sequence classifier or regressor as a `plain` checkpoint."""
     settings, weights = read_classifier(source)
-    encoder = build_encoder(settings, where=source)
-    load_weights(encoder, weights, where=source)
     names = settings.get("id2label") or {}
     labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    train = TrainConfig(model=source, max_length=encoder.config.max_positions)
+    task = _task_of(settings.get("problem_type"), labels, where=source)
+    encoder = build_encoder(settings, where=source)
+    load_weights(encoder, weights, where=source)
+    train = TrainConfig(model=source, task=task, max_length=encoder.config.max_positions)
     config = RunConfig(method={"name": "plain"}, train=train)
     model = build_model(encoder, config, len(labels))
     _load_heads(model, weights, where=source)
     points = {"default": OperatingPoint(policy="never", knobs={})}
     facts = CheckpointFacts(labels=labels, seed=None, config=config, operating_points=points)
     return Checkpoint(model, facts, fetch_tokenizer(source))
+
+
+def _task_of(problem: str | None, labels: tuple[str, ...], *, where: str) -> str:
+    """Returns the task of a Hugging Face checkpoint from its `problem_type`; None is a classification.
+
+    Raises:
+        ConfigError: It is none of ours, or has another number of outputs.
+    """
+    if problem is None and len(labels) == 1:
+        raise ConfigError(
+            f"{where}: has one output and no problem_type, so it may be a value or a relevance; to read it as a value, "
+            'write "problem_type": "regression" into its config.json.'
+        )
+    tasks = {load_task(name).PROBLEM_TYPE: name for name in registry.names("edgebert.tasks")}
+    problem = problem or "single_label_classification"
+    if problem not in tasks:
+        raise ConfigError(f"{where}: problem_type: expected {' or '.join(sorted(tasks))}, got {problem}.")
+    load_task(tasks[problem]).check_labels(labels, where=where)
+    return tasks[problem]

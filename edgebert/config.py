@@ -26,7 +26,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         data: Folder with train and validation files, or a hub id. None: must be given on the command line.
         task: Name of a file in `edgebert/tasks`.
         columns: Which column of the data is which field, such as {"text": "sentence"}.
-        labels: Label names in the order of the scores; F1 of two labels is that of the second. None sorts them.
+        labels: Label names in the order of the scores; F1 of two labels is that of the second. None sorts them. Of a
+            regression: the one name of its value; None takes the label column's.
         max_length: Longest input in tokens, special tokens included.
         batch_size: Rows per optimizer step on one device.
         stage_epochs: Epochs of each of the method's stages, in order.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +20,7 @@ from edgebert.errors import ConfigError, DataError, require, suggestion
 
 FIELDS = ("text", "text_pair", "label")
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -27,7 +30,7 @@ class Example(msgspec.Struct, frozen=True):
     Attributes:
         text: The text, or the first of two. May be empty.
         text_pair: The second text of a sentence pair. None: a single text.
-        label: The label's name. None: not labelled.
+        label: The label's name, or a number as text. None: not labelled.
     """
 
     text: str
@@ -54,6 +57,7 @@ def read_examples(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     require_labels: bool = True,
+    label_kind: Literal["class", "number"] = "class",
 ) -> list[Example]:
     """Reads all examples of a source, in its order.
 
@@ -69,6 +73,7 @@ def read_examples(
         columns: The source's column for a field, such as {"text": "sentence"}. A field that is not named has
             the column of its own name. Ignored for .txt.
         require_labels: Whether an example without a label is an error.
+        label_kind: What a label must be: the name of a class, or a number.
 
     Raises:
         DataError: The source does not exist, cannot be read, or a row is malformed; names file and line.
@@ -89,7 +94,7 @@ def read_examples(
     names = {field: columns.get(field, field) for field in FIELDS}
     examples: list[Example] = []
     for row in rows:
-        example = _example(row, names, required)
+        example = _example(row, names, required, label_kind)
         if examples and (example.text_pair is None) != (examples[0].text_pair is None):
             got = "only one" if example.text_pair is None else "two texts"
             raise _malformed(row.where, "as many texts as in the first row", got, "keep single texts and pairs apart")
@@ -132,7 +137,17 @@ def _find_split(folder: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _example(row: _Row, names: Mapping[str, str], required: set[str]) -> Example:
+def read_number(text: str) -> float | None:
+    """Returns the number that a text writes in decimal digits, such as 4, -0.5 or 1e3; None when it is none.
+
+    >>> read_number(" 2.50 "), read_number("2,50"), read_number("nan")
+    (2.5, None, None)
+    """
+    number = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _example(row: _Row, names: Mapping[str, str], required: set[str], label_kind: str) -> Example:
     """Checks one row and picks its fields; `required` are the fields that must have a column."""
     for field in FIELDS:
         if field in required and names[field] not in row.cells:
@@ -148,13 +163,13 @@ def _example(row: _Row, names: Mapping[str, str], required: set[str]) -> Example
         raise _malformed(row.where, f"{names['text']!r} to be text", _kind(text), "write it as text")
     if text_pair is not None and not isinstance(text_pair, str):
         raise _malformed(row.where, f"{names['text_pair']!r} to be text", _kind(text_pair), "write it as text")
-    label_text = _label_text(label, row.where)
+    label_text = _LABEL_TEXTS[label_kind if "label" in required else "any"](label, row.where)
     if label_text is None and "label" in required:
         raise _malformed(row.where, "a label", "none", "label the row or leave it out")
     return Example(text, text_pair, label_text)
 
 
-def _label_text(label: object, where: str) -> str | None:
+def _class_text(label: object, where: str) -> str | None:
     if label is None or label == "":
         return None
     if isinstance(label, bool):
@@ -162,6 +177,19 @@ def _label_text(label: object, where: str) -> str | None:
     if not isinstance(label, str | int):
         raise _malformed(where, "the label to be text, a whole number or a bool", _kind(label), "name the class")
     return str(label)
+
+
+def _number_text(label: object, where: str) -> str | None:
+    if label is None or label == "":
+        return None
+    if isinstance(label, bool) or not isinstance(label, str | int | float) or read_number(str(label)) is None:
+        raise _malformed(where, "the label to be a number", _kind(label), "correct it, or train a classification")
+    return str(label)
+
+
+def _any_text(label: object, where: str) -> str | None:
+    """Of a label that nobody needs: it may be of either kind."""
+    return (_number_text if isinstance(label, float) else _class_text)(label, where)
 
 
 def _tsv_rows(path: Path) -> Iterator[_Row]:
@@ -292,6 +320,12 @@ def _kind(value: object) -> str:
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
+
+_LABEL_TEXTS: dict[str, Callable[[object, str], str | None]] = {
+    "class": _class_text,
+    "number": _number_text,
+    "any": _any_text,
+}
 
 _READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
     ".tsv": _tsv_rows,

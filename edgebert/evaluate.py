@@ -67,7 +67,9 @@ def evaluate_bundle(
         require(module, extra="eval", purpose="evaluation")
     task = _common_task(bundles, against)
     _check_rivals(against, bundles, task)
-    examples = [e for source in data for e in read_examples(source, split=split, columns=columns)]
+    examples = [
+        e for source in data for e in read_examples(source, split=split, columns=columns, label_kind=task.LABEL_KIND)
+    ]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
     measured: list[Measured] = []

@@ -1,4 +1,4 @@
-"""Losses that several methods share. Logits are float [batch, labels], labels int64 [batch]."""
+"""Losses that several methods share. Logits are float [batch, labels], labels int64 [batch] but where it says more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the loss of the task, averaged over rows.
+
+    Args:
+        logits: float [batch, labels].
+        labels: Label numbers, int64 [batch], for the cross-entropy; numbers, float [batch], for the squared error of
+            the one output.
+    """
+    if labels.is_floating_point():
+        return functional.mse_loss(logits.float().squeeze(-1), labels.float())
+    return functional.cross_entropy(logits.float(), labels)
 
 
 def mean_cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -318,12 +318,25 @@ def test_load_checkpoint_of_an_encoder_without_a_trained_head(tiny_hf_folder: Pa
         load_checkpoint(tiny_hf_folder)
 
 
-@pytest.mark.parametrize("change", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_labels": 1}, 'has one output and no problem_type, .* write "problem_type": "regression" into its'),
+        (
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            "problem_type: expected regression or single_label_classification, got multi_label_classification",
+        ),
+        (
+            {"num_labels": 2, "problem_type": "regression"},
+            "expected one name for the one value of regression, got 'LABEL_0', 'LABEL_1'",
+        ),
+    ],
+)
 def test_load_checkpoint_of_another_kind_of_classifier(
-    tmp_path: Path, tiny_encoder_config: EncoderConfig, change: dict[str, object]
+    tmp_path: Path, tiny_encoder_config: EncoderConfig, change: dict[str, object], message: str
 ) -> None:
     config = transformers.BertConfig(**settings_of(tiny_encoder_config), **change)
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
 
-    with pytest.raises(ConfigError, match="expected a classifier into one of two or more labels"):
+    with pytest.raises(ConfigError, match=message):
         load_checkpoint(tmp_path)

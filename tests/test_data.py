@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebert.data import Example, read_examples
+from edgebert.data import Example, read_examples, read_number
 from edgebert.errors import ConfigError, DataError, MissingExtraError
 
 PAIRS = [Example("It rains.", 'He said "wet".', "yes"), Example("", "Dry,\u2028today", "no")]
@@ -469,3 +469,64 @@ def test_read_examples_hub_refused(datasets: ModuleType, monkeypatch: pytest.Mon
         "stanfordnlp/sst2: expected an existing path, or a hub data set with the split 'trial', "
         "got Unknown split; check the name, its :configuration, the split and the network."
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "text\tlabel\na\t4.25\nb\t-1\nc\t1e-3\nd\t .5 \n"),
+        ("a.csv", 'text,label\na,4.25\nb,-1\nc,1e-3\nd," .5 "\n'),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 4.25}\n{"text": "b", "label": -1}\n{"text": "c", "label": 0.001}\n'
+            '{"text": "d", "label": "0.5"}\n',
+        ),
+    ],
+)
+def test_read_examples_numbers(tmp_path: Path, name: str, content: str) -> None:
+    examples = read_examples(_write(tmp_path / name, content), label_kind="number")
+
+    assert [read_number(example.label or "") for example in examples] == [4.25, -1.0, 0.001, 0.5]
+
+
+def test_read_examples_numbers_of_parquet(tmp_path: Path) -> None:
+    path = _write_parquet(tmp_path / "a.parquet", {"text": ["a", "b"], "label": [0.1, 5.0]})
+
+    examples = read_examples(path, label_kind="number")
+
+    assert [read_number(example.label or "") for example in examples] == [0.1, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "got"),
+    [
+        ("a.tsv", "text\tlabel\na\t1\nb\t1,5\n", ":3", "str '1,5'"),
+        ("a.tsv", "text\tlabel\na\tnan\n", ":2", "str 'nan'"),
+        ("a.tsv", "text\tlabel\na\t1_0\n", ":2", "str '1_0'"),
+        ("a.csv", 'text,label\n"a\nb",1\nb,good\n', ":4", "str 'good'"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}\n', ":2", "bool True"),
+        ("a.jsonl", '{"text": "a", "label": [1]}\n', ":1", "list [1]"),
+    ],
+)
+def test_read_examples_no_number(tmp_path: Path, name: str, content: str, where: str, got: str) -> None:
+    path = _write(tmp_path / name, content)
+
+    with pytest.raises(DataError) as raised:
+        read_examples(path, label_kind="number")
+
+    assert str(raised.value) == (
+        f"{path}{where}: expected the label to be a number, got {got}; correct it, or train a classification."
+    )
+
+
+def test_read_examples_missing_number(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.tsv", "text\tlabel\na\t1\nb\t\n")
+
+    with pytest.raises(DataError, match=r"a\.tsv:3: expected a label, got none"):
+        read_examples(path, label_kind="number")
+
+
+def test_read_examples_numbers_nobody_needs(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", '{"text": "a", "label": 0.5}\n{"text": "b", "label": "x"}\n')
+
+    assert [example.text for example in read_examples(path, require_labels=False)] == ["a", "b"]

@@ -3,7 +3,27 @@ import math
 import pytest
 import torch
 
-from edgebert.losses import mean_cross_entropy, mean_distillation, probability_nll
+from edgebert.losses import mean_cross_entropy, mean_distillation, probability_nll, task_loss
+
+LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "expected"),
+    [
+        (LOGITS, torch.tensor([0, 1]), -(math.log(1 / 2) + math.log(3 / 4)) / 2),
+        (torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0], dtype=torch.float64), 2.5),
+        (torch.tensor([[1.0]]), torch.tensor([3.0]), 4.0),
+    ],
+)
+def test_task_loss_goes_by_the_kind_of_label(logits: torch.Tensor, labels: torch.Tensor, expected: float) -> None:
+    loss = task_loss(logits.requires_grad_(), labels)
+
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected)
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
 
 
 def test_mean_cross_entropy_value() -> None:

@@ -23,8 +23,9 @@ def workplace(
     """A folder where the README's relative names exist; options not given there make the model tiny."""
     for config in shutil.copytree(ROOT / "export_configs", tmp_path / "export_configs").glob("*.yaml"):
         settings = config.read_text(encoding="utf-8")
-        assert "tuning_rows: 2000" in settings
-        config.write_text(settings.replace("tuning_rows: 2000", "tuning_rows: 40"), encoding="utf-8")
+        settings, replaced = re.subn(r"tuning_rows: \d+", "tuning_rows: 40", settings)
+        assert replaced == 1
+        config.write_text(settings, encoding="utf-8")
     shutil.copytree(sentiment_data, tmp_path / "sst2")
     shutil.copytree(dact_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)

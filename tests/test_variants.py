@@ -43,6 +43,8 @@ def test_method_defines_its_names(name: str) -> None:
     assert isinstance(method.WHOLE_MODEL, bool)
     assert method.STAGES
     assert len(set(method.STAGES)) == len(method.STAGES)
+    assert sorted([*method.TASKS, *method.REFUSES]) == registry.names("edgebert.tasks")
+    assert all(reason and not reason.endswith(".") for reason in method.REFUSES.values())
     assert {policy, "never"} <= set(method.POLICIES) <= set(registry.names("edgebert.policies"))
     make_policy(policy, knobs, exit_layers=[1, 2])
     assert method.__doc__.startswith(f"{name}: ")
@@ -63,7 +65,7 @@ def test_configuration_loads_strictly(path: Path) -> None:
 
     assert path.name.startswith(f"{config.method_name}_")
     assert len(config.train.stage_epochs) == len(method.STAGES)
-    assert config.train.task in registry.names("edgebert.tasks")
+    assert config.train.task in method.TASKS
     # Complete on its own: every setting of the method is written down.
     assert set(config.method_settings()) == {field.name for field in msgspec.structs.fields(type(settings))}
 
@@ -79,6 +81,7 @@ def test_policy_defines_its_names(name: str) -> None:
     assert set(module.CHEAPER) <= knobs
     assert set(module.CHEAPER.values()) <= {"lower", "higher"}
     assert all(set(setting) <= knobs for setting in module.GRID)
+    assert isinstance(module.READS_PROBABILITIES, bool)
     assert isinstance(policy.reads(ExitPosition(2, 0)), bool)
 
 
@@ -122,6 +125,7 @@ def test_task_defines_its_names(name: str) -> None:
     assert all(callable(getattr(task, verb)) for verb in verbs)
     assert isinstance(task.METRIC, str)
     assert isinstance(task.PROBLEM_TYPE, str)
+    assert task.LABEL_KIND in ("class", "number")
     assert isinstance(task.HAS_PROBABILITIES, bool)
     assert task.per_text is None or callable(task.per_text)
 

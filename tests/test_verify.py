@@ -39,7 +39,7 @@ def test_compare_agrees(request: pytest.FixtureRequest, bundle: str, checkpoint:
 def test_compare_other_weights(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
     other = save_tiny_checkpoint({"name": "dact_bert", "trunk": 16, "halt_bias": 0.0}, NEVER, seed=11)
 
-    with pytest.raises(QualityError, match=r"dact: differs from torch: probabilities by up to .* of 8 decisions\.$"):
+    with pytest.raises(QualityError, match=r"dact: differs from torch: answers by up to .* of 8 decisions\.$"):
         compare(load_checkpoint(other).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_compare_nan_is_no_agreement(request: pytest.FixtureRequest, bundle: str
     with torch.no_grad():
         model.encoder.layers[0].feed_forward.norm.weight.fill_(float("nan"))
 
-    with pytest.raises(QualityError, match="differs from torch: probabilities by up to nan"):
+    with pytest.raises(QualityError, match="differs from torch: answers by up to nan"):
         compare(model, opened, samples=8, tolerance=1e9)
 
 

@@ -45,7 +45,7 @@ def write_card(manifest: Manifest, name: str) -> str:
         parity = manifest.parity
         lines += [
             "",
-            f"Compared with torch on {parity.samples} random inputs: probabilities differ by at most "
+            f"Compared with torch on {parity.samples} random inputs: answers differ by at most "
             f"{parity.max_difference:.1e}; {parity.differing_decisions} of {parity.decisions} decisions differ.",
         ]
     return "\n".join(lines) + "\n"

@@ -89,7 +89,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         policy: A file in `edgebert/policies`.
         knobs: Its knobs.
         chosen_on: The data and the number of rows it was chosen on; empty for a method's own rule.
-        metric: The metric there, 0 to 1; None when not measured.
+        metric: The metric there, at most 1; None when not measured.
         mean_layers: The mean number of layers there; None when not measured.
     """
 
@@ -114,7 +114,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         samples: Random inputs compared.
-        max_difference: Largest absolute difference of a probability.
+        max_difference: Largest absolute difference of an answer: of a probability, or of a regression's value.
         graph_max_difference: Largest absolute difference of any value any single graph gave.
         decisions: Decisions of the method's rule that were compared: label and exit layer of each input.
         differing_decisions: How many of them differed outside the margin.
@@ -146,7 +146,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         method: The method's name.
         method_settings: Its settings.
         task: Name of a file in `edgebert/tasks`.
-        labels: The label names, in the order of the scores.
+        labels: The label names, in the order of the scores; of a regression, the name of its one value.
         encoder: The encoder's shape.
         program: The steps, in order.
         rule: The method's own rule, whose full-depth answer the policy `never` gives.

@@ -86,14 +86,7 @@ def read_classifier(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ConfigError: It cannot be opened as one.
     """
-    settings, weights = _read(source, "AutoModelForSequenceClassification", "it is no trained classifier")
-    problem = settings.get("problem_type")
-    if problem not in (None, "single_label_classification") or len(settings.get("id2label") or {}) < 2:
-        raise ConfigError(
-            f"{source}: expected a classifier into one of two or more labels, got {problem or 'one label'}; "
-            "regression, reranking and multi-label are not supported."
-        )
-    return settings, weights
+    return _read(source, "AutoModelForSequenceClassification", "it is no trained classifier")
 
 
 def _read(

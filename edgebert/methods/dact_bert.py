@@ -48,6 +48,8 @@ from edgebert.methods._program import (
 STAGES = ("fine_tune", "joint")
 POLICIES = ("halting", "confidence", "fixed", "never")
 WHOLE_MODEL = False
+TASKS = ("classification",)
+REFUSES = {"regression": "its halting bound compares label probabilities, which a single value does not have"}
 HALT_SLOPE = 12.0
 """Start value of the slope: h falls from 0.9 to 0.1 while the normalised entropy falls by about a third."""
 

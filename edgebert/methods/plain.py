@@ -1,7 +1,8 @@
-"""plain: a static BERT classifier, the reference of every method.
+"""plain: a static BERT with one head, a classifier or a regressor, the reference of every method.
 
 Devlin et al., 2019 (https://arxiv.org/abs/1810.04805). All layers run on every input; the family's own head reads
-the result. With `pool: cls` and all layers it is an ordinary Hugging Face sequence classifier and is saved as one.
+the result. With `pool: cls` and all layers it is an ordinary Hugging Face sequence classifier, or regressor of one
+output, and is saved as one.
 
 Departures: `pool` may be `mean` or `attention`, and `layers` may keep only the first k layers. That is how the
 static frontier that adaptive methods must beat is trained.
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import msgspec
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgebert import registry
 from edgebert.bundle.manifest import Macs
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder, initialise
 from edgebert.errors import ConfigError
+from edgebert.losses import task_loss
 from edgebert.methods._program import (
     AdaptiveModel,
     Batch,
@@ -33,6 +34,8 @@ from edgebert.methods._program import (
 STAGES = ("fine_tune",)
 POLICIES = ("never",)
 WHOLE_MODEL = True
+TASKS = ("classification", "regression")
+REFUSES: dict[str, str] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,11 +69,11 @@ class Plain(AdaptiveModel):
         return self.head(self.pooling(hidden, attention_mask))
 
     def stages(self, train: TrainConfig) -> list[Stage]:
-        """Returns the one stage: cross-entropy, all weights."""
+        """Returns the one stage: the task's loss (cross-entropy or squared error), all weights."""
 
         def loss(batch: Batch) -> Tensor:
-            logits = self(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            return functional.cross_entropy(logits.float(), batch.labels)
+            assert batch.labels is not None
+            return task_loss(self(batch.input_ids, batch.attention_mask, batch.token_type_ids), batch.labels)
 
         new = [*self.pooling.parameters(), *self.head.parameters()]
         return [Stage(name=STAGES[0], groups=groups(self.encoder.parameters(), new, train), loss=loss)]

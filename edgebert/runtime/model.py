@@ -110,7 +110,7 @@ class EdgeModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label names, in the order of `predict_proba`'s columns."""
+        """The names of the outputs: the labels in the order of `predict_proba`'s columns, or that of the one value."""
         return self.manifest.labels
 
     @property
@@ -174,6 +174,7 @@ class EdgeModel:
             show_progress: Show a progress bar on stderr.
 
         Raises:
+            ConfigError: `top_k` where the task has no label probabilities.
             DataError: A text is not a text.
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
@@ -211,14 +212,25 @@ class EdgeModel:
             yield from self._answer(chunk, top_k, batch_size, max_length, first=number)
             number += len(chunk)
 
-    def predict(self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None) -> list[str]:
-        """Returns the most probable label of each text."""
-        return [prediction.label for prediction in self._answer(texts, None, batch_size, max_length)]
+    def predict(
+        self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
+    ) -> list[str] | list[float]:
+        """Returns the most probable label of each text; of a regression model, its value."""
+        answers = self._answer(texts, None, batch_size, max_length)
+        if self._task.HAS_PROBABILITIES:
+            return [answer.label for answer in answers]
+        return [answer.score for answer in answers]
 
     def predict_proba(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
     ) -> NDArray[np.float64]:
-        """Returns probabilities, float64 [texts, labels]."""
+        """Returns probabilities, float64 [texts, labels].
+
+        Raises:
+            ConfigError: The task has none.
+        """
+        if not self._task.HAS_PROBABILITIES:
+            raise ConfigError(f"predict_proba: {self.manifest.task} has no label probabilities; use predict.")
         encoded = self.encode(texts, max_length=max_length)
         return self._task.values(self.run_encoded(encoded, batch_size=batch_size).scores)
 
@@ -374,6 +386,8 @@ class EdgeModel:
         show_progress: bool = False,
         first: int = 0,
     ) -> list[Prediction]:
+        if top_k is not None and not self._task.HAS_PROBABILITIES:
+            raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
         encoded = self.encode(texts, max_length=max_length, first=first)
         outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
         values = self._task.values(outcome.scores)

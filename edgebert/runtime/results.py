@@ -22,8 +22,8 @@ class Prediction:
     """The answer for one text, and what it cost.
 
     Attributes:
-        label: The most probable label.
-        score: Its probability, 0 to 1.
+        label: The most probable label; of a regression model, the name of its value.
+        score: The label's probability, 0 to 1; of a regression model, the value.
         exit_layer: The layer after which the row stopped, counted from 1.
         layers_run: How many layers ran.
         cost_ratio: Multiply-accumulates spent, over those of all layers on the same text.
@@ -56,7 +56,7 @@ class Forward:
     """The raw answer for a batch of token ids.
 
     Attributes:
-        logits: Logits or log-probabilities, float [rows, labels].
+        logits: Logits or log-probabilities, float [rows, labels]; of a regression model, the values, float [rows, 1].
         exit_layer: The layer after which each row stopped, int64 [rows].
         path: Which layers ran on each row, bool [rows, layers].
         cost_ratio: Multiply-accumulates spent, over those of all layers, float64 [rows].

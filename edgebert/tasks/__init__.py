@@ -6,7 +6,7 @@ The file name is the task's name, and the file defines what `Task` lists. Nobody
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ class Task(Protocol):
     Attributes:
         METRIC: The metric that decides, one of those in `metrics`; higher is better.
         PROBLEM_TYPE: What Hugging Face calls the task in a sequence classifier's `config.json`.
+        LABEL_KIND: What the label column holds: names of classes or numbers.
         HAS_PROBABILITIES: Whether `values` are the labels' probabilities.
         per_text: Gives each text's part in METRIC, whose mean METRIC is, from predictions and targets, [texts]; bool
             where an answer is right or wrong. None: METRIC is not a mean over texts.
@@ -27,6 +28,7 @@ class Task(Protocol):
 
     METRIC: str
     PROBLEM_TYPE: str
+    LABEL_KIND: Literal["class", "number"]
     HAS_PROBABILITIES: bool
     per_text: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from edgebert.errors import ConfigError, DataError, require
 
 METRIC = "accuracy"
 PROBLEM_TYPE = "single_label_classification"
+LABEL_KIND: Literal["class", "number"] = "class"
 HAS_PROBABILITIES = True
 
 

@@ -28,6 +28,7 @@ from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
+from edgebert.methods._tasks import check_task, policies_for
 from edgebert.output import Reporter
 from edgebert.tasks import Task, load_task
 from edgebert.text import TextEncoder
@@ -68,12 +69,13 @@ def train_model(
     train = config.train
     task = load_task(train.task)
     method = registry.load("edgebert.methods", config.method_name)
+    check_task(config.method_name, train.task)
     if len(train.stage_epochs) != len(method.STAGES):
         raise ConfigError(
             f"train.stage_epochs: {config.method_name} has the stages {', '.join(method.STAGES)}, "
             f"so expected {len(method.STAGES)} numbers, got {train.stage_epochs}."
         )
-    examples = _examples(config)
+    examples = _examples(config, task)
     labels = _labels(config, task, examples)
     torch.manual_seed(seed)
     encoder = load_encoder(resolve_source(train.model))
@@ -89,7 +91,8 @@ def train_model(
         Rows(text.encode(texts_of(part)), task.encode_targets(part, labels, where=str(train.data)), text)
         for part in (rest, tuning)
     )
-    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {len(labels)} labels")
+    outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
+    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {outputs}")
     identity = {"config": msgspec.to_builtins(config), "seed": seed, "labels": labels, "rows": len(rows)}
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
@@ -100,7 +103,7 @@ def train_model(
         model.steps(),
         tuning_rows,
         rule=rule,
-        policies=method.POLICIES,
+        policies=policies_for(config.method_name, train.task),
         task=task,
         max_drop_points=train.max_drop_points,
     )
@@ -155,10 +158,10 @@ def _run_stages(
         partial.rename(finished)
 
 
-def _examples(config: RunConfig) -> list[Example]:
+def _examples(config: RunConfig, task: Task) -> list[Example]:
     if config.train.data is None:
         raise ConfigError("train.data: expected a folder or hub id; give one with --data.")
-    examples = read_examples(config.train.data, split="train", columns=config.train.columns)
+    examples = read_examples(config.train.data, split="train", columns=config.train.columns, label_kind=task.LABEL_KIND)
     if len(examples) <= config.train.tuning_rows:
         raise DataError(
             f"{config.train.data}: {len(examples)} training rows, of which train.tuning_rows="

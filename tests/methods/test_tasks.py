@@ -1,0 +1,46 @@
+import pytest
+
+from edgebert.errors import ConfigError
+from edgebert.methods._tasks import check_task, policies_for
+
+
+@pytest.mark.parametrize(
+    ("method", "task"), [("plain", "classification"), ("plain", "regression"), ("dact_bert", "classification")]
+)
+def test_check_task_that_the_method_does(method: str, task: str) -> None:
+    check_task(method, task)
+
+
+def test_check_task_refused() -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_task("dact_bert", "regression")
+
+    reason, _, able = str(raised.value).partition("; use ")
+    assert reason == (
+        "dact_bert does not do regression: its halting bound compares label probabilities, which a single value does "
+        "not have"
+    )
+    assert "plain" in able.rstrip(".").split(" or ")
+    assert "dact_bert" not in able
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "message"),
+    [
+        ("dact", "classification", "unknown method 'dact'. Did you mean 'dact_bert'?"),
+        ("plain", "regresion", "unknown task 'regresion'. Did you mean 'regression'?"),
+    ],
+)
+def test_check_task_unknown(method: str, task: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_task(method, task)
+
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("task", "policies"),
+    [("classification", ("halting", "confidence", "fixed", "never")), ("regression", ("fixed", "never"))],
+)
+def test_policies_for_a_task_without_probabilities(task: str, policies: tuple[str, ...]) -> None:
+    assert policies_for("dact_bert", task) == policies
