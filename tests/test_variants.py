@@ -81,7 +81,6 @@ def test_policy_defines_its_names(name: str) -> None:
     assert set(module.CHEAPER) <= knobs
     assert set(module.CHEAPER.values()) <= {"lower", "higher"}
     assert all(set(setting) <= knobs for setting in module.GRID)
-    assert isinstance(module.READS_PROBABILITIES, bool)
     assert isinstance(policy.reads(ExitPosition(2, 0)), bool)
 
 

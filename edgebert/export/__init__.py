@@ -34,7 +34,6 @@ from edgebert.errors import ConfigError
 from edgebert.export.link import GraphPlan, plan_graphs
 from edgebert.export.shapes import PREFIX, random_encoder
 from edgebert.export.trace import graph_outputs, trace_module
-from edgebert.methods._tasks import policies_for
 from edgebert.output import Reporter
 from edgebert.verify import compare
 
@@ -206,7 +205,7 @@ def _manifest(
         ),
         program=tuple(steps),
         rule=OperatingPoint(policy=policy, knobs=knobs),
-        policies=policies_for(facts.config.method_name, facts.config.train.task),
+        policies=module.POLICIES,
         operating_points=facts.operating_points,
         precision="fp32",
         opset=settings.opset,

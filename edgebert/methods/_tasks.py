@@ -1,4 +1,4 @@
-"""Which method does which task, and which of its policies make sense there."""
+"""Which method does which task, and why another one does not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,3 @@ def check_task(method: str, task: str) -> None:
     names = registry.names("edgebert.methods")
     able = [name for name in names if task in registry.load("edgebert.methods", name).TASKS]
     raise ConfigError(f"{method} does not do {task}: {module.REFUSES[task]}; use {' or '.join(able)}.")
-
-
-def policies_for(method: str, task: str) -> tuple[str, ...]:
-    """Returns a method's policies without those that read label probabilities where the task has none."""
-    names: tuple[str, ...] = registry.load("edgebert.methods", method).POLICIES
-    if load_task(task).HAS_PROBABILITIES:
-        return names
-    return tuple(name for name in names if not registry.load("edgebert.policies", name).READS_PROBABILITIES)

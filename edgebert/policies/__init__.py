@@ -4,8 +4,7 @@ A rule folds what the exits give, one after the other, into a state per row; whe
 which layers a row runs, all at once (`plan`) or one by one (`gate`). The engine asks it about the rows that are still
 alive; `follow` asks it about recorded decisions of all rows, which is how thresholds are chosen and tested.
 A file defines `Config` (its knobs), `CHEAPER` (which way each knob saves work), `GRID` (settings worth trying, the
-costliest first), `READS_PROBABILITIES` (whether it compares label probabilities, which the single value of a regression
-does not have) and `Policy`.
+costliest first) and `Policy`.
 """
 
 from __future__ import annotations
@@ -133,15 +132,10 @@ def knob_names(name: str) -> list[str]:
 
 
 def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:
-    """Returns log-probabilities, float64 [rows, labels], of an exit that gives probabilities or logits.
-
-    A single output is a value and no label's logit; it comes back as it is.
-    """
+    """Returns log-probabilities, float64 [rows, labels], of an exit that gives probabilities or logits."""
     if "probabilities" in outputs:
         return safe_log(outputs["probabilities"])
     logits = np.asarray(outputs["logits"], np.float64)
-    if logits.shape[-1] == 1:
-        return logits
     shifted = logits - logits.max(axis=-1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised

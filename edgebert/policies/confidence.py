@@ -43,7 +43,6 @@ GRID = [
         0.5,
     )
 ]
-READS_PROBABILITIES = True
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,6 @@ from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdic
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"layer": "lower"}
 GRID: list[dict[str, float]] = []
-READS_PROBABILITIES = False
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

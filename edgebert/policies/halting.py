@@ -40,7 +40,6 @@ GRID = [
         3.0,
     )
 ]
-READS_PROBABILITIES = True
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,6 @@ from edgebert.policies import ExitPosition, Outputs, State, Verdict
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {}
 GRID: list[dict[str, float]] = []
-READS_PROBABILITIES = False
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,7 +28,7 @@ from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
-from edgebert.methods._tasks import check_task, policies_for
+from edgebert.methods._tasks import check_task
 from edgebert.output import Reporter
 from edgebert.tasks import Task, load_task
 from edgebert.text import TextEncoder
@@ -103,7 +103,7 @@ def train_model(
         model.steps(),
         tuning_rows,
         rule=rule,
-        policies=policies_for(config.method_name, train.task),
+        policies=method.POLICIES,
         task=task,
         max_drop_points=train.max_drop_points,
     )

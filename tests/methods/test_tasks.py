@@ -1,7 +1,7 @@
 import pytest
 
 from edgebert.errors import ConfigError
-from edgebert.methods._tasks import check_task, policies_for
+from edgebert.methods._tasks import check_task
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,3 @@ def test_check_task_unknown(method: str, task: str, message: str) -> None:
         check_task(method, task)
 
     assert str(raised.value) == message
-
-
-@pytest.mark.parametrize(
-    ("task", "policies"),
-    [("classification", ("halting", "confidence", "fixed", "never")), ("regression", ("fixed", "never"))],
-)
-def test_policies_for_a_task_without_probabilities(task: str, policies: tuple[str, ...]) -> None:
-    assert policies_for("dact_bert", task) == policies

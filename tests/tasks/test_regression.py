@@ -23,7 +23,6 @@ from edgebert.errors import ConfigError, DataError
 from edgebert.evaluate import evaluation_table
 from edgebert.export import export_model
 from edgebert.output import Reporter
-from edgebert.policies import make_policy, replay
 from edgebert.tasks import regression
 from edgebert.training import train_model
 from edgebert.verify import compare, verify_bundle
@@ -326,17 +325,6 @@ def test_open_a_hugging_face_regressor(tmp_path: Path, tiny_hf_folder: Path) -> 
     assert opened.facts.config.train.task == "regression"
     assert answer.label == "LABEL_0"
     assert answer.score == pytest.approx(expected, abs=1e-5)
-
-
-def test_an_exits_value_is_its_answer() -> None:
-    exits = [{"logits": np.array([[0.5], [-2.0]])}, {"logits": np.array([[1.5], [3.0]])}]
-
-    scores, layers = replay(make_policy("never", {}, exit_layers=[1, 2]), exits, [1, 2])
-    fixed, _ = replay(make_policy("fixed", {"layer": 1}, exit_layers=[1, 2]), exits, [1, 2])
-
-    assert regression.predictions(scores).tolist() == [1.5, 3.0]
-    assert regression.predictions(fixed).tolist() == [0.5, -2.0]
-    assert layers.tolist() == [2, 2]
 
 
 def test_build_model_refused(make_encoder: Callable[..., Encoder]) -> None:
