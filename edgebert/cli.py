@@ -245,7 +245,9 @@ def run(
 @click.option("--columns", help="Which column is which field, such as text=sentence,label=label.")
 @click.option("--policy", "policies", multiple=True, help="Operating point or policy; may be repeated.")
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Set a knob of every policy.")
-@click.option("--against", multiple=True, help="static-frontier, or a bundle to compare with text by text.")
+@click.option(
+    "--against", multiple=True, help="static-frontier, fixed-exits, or a bundle to compare with text by text."
+)
 @click.option("--min-metric", type=float, help="Exit with 4 when the first row's metric is below this (0 to 1).")
 @click.option("-b", "--batch-size", default=32, show_default=True, help="1 gives latency percentiles.")
 @click.option("--max-length", type=click.IntRange(min=4))

@@ -19,6 +19,7 @@ from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
 
 STATIC_FRONTIER = "static-frontier"
+FIXED_EXITS = "fixed-exits"
 
 
 def evaluate_bundle(
@@ -46,8 +47,8 @@ def evaluate_bundle(
         settings: Knobs set on top of every policy that has them.
         columns: Which column of the data is which field.
         split: Which split of a folder or hub id.
-        against: `static-frontier` (the `plain` bundles given, and untrained subsets of their layers) and bundles
-            to compare with, text by text.
+        against: `static-frontier` (the `plain` bundles given, and untrained subsets of their layers), `fixed-exits`
+            (each model stopped after the same layer for all texts) and bundles to compare with, text by text.
         threads: Threads inside an operator; None takes what the process may use.
         batch_size: Most texts in a batch; 1 also gives latency percentiles.
         max_length: Cut texts to this many tokens.
@@ -56,8 +57,9 @@ def evaluate_bundle(
 
     Returns:
         `{"schema": "edgebert.eval/1", "host", "data", "rows"}`. `agreement` is the share of texts answered as the
-        bundle's own full depth does; of a regression, within a tenth of the standard deviation of its answers. Rows of a task whose answers are right or wrong have `n_correct` and their exits apart for both; only they
-        have `mcnemar_p`.
+        bundle's own full depth does; of a regression, within a tenth of the standard deviation of its answers. Rows
+        of a task whose answers are right or wrong have `n_correct` and their exits apart for both; only they have
+        `mcnemar_p`.
 
     Raises:
         BundleError: A bundle is refused.
@@ -76,6 +78,7 @@ def evaluate_bundle(
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
     measured: list[Measured] = []
     subsets: list[Measured] = []
+    exits: list[Measured] = []
     for path in bundles:
         with EdgeModel.from_pretrained(path, threads=threads, provider=provider) as model:
             is_static = model.manifest.rule.policy == "never"
@@ -88,16 +91,20 @@ def evaluate_bundle(
             _add_agreement(measured, model, task, examples, batch_size, max_length, str(path))
             if STATIC_FRONTIER in against and is_static:
                 subsets += frontier.measure_subsets(model, examples, batch_size, max_length, str(path), reporter)
+            if FIXED_EXITS in against and "fixed" in model.manifest.policies:
+                own = frontier.measure_fixed_exits(model, examples, batch_size, max_length, str(path), reporter)
+                frontier.compare_with_fixed_exits([m for m in measured if m.row["bundle"] == str(path)], own)
+                exits += own
     for name in against:
         if name == STATIC_FRONTIER:
             frontier.compare(measured, subsets)
-        else:
+        elif name != FIXED_EXITS:
             _compare_with(measured, name, task, examples, batch_size, max_length, threads, provider, reporter)
     return {
         "schema": "edgebert.eval/1",
         "host": host_facts(),
         "data": [str(source) for source in data],
-        "rows": [entry.row for entry in [*measured, *subsets]],
+        "rows": [entry.row for entry in [*measured, *subsets, *exits]],
     }
 
 
@@ -127,13 +134,13 @@ def _common_task(bundles: Sequence[str | Path], against: Sequence[str]) -> Task:
 def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path], task: Task) -> None:
     """Refuses comparisons that cannot be made, before anything is measured."""
     for name in against:
+        if name in (STATIC_FRONTIER, FIXED_EXITS) and task.per_text is None:
+            raise ConfigError(frontier.needs_a_mean(name, task.METRIC))
         if name == STATIC_FRONTIER:
-            if task.per_text is None:
-                raise ConfigError(frontier.needs_a_mean(task.METRIC))
             if all(open_bundle(path).manifest.method != "plain" for path in bundles if Path(path).is_dir()):
                 raise ConfigError(frontier.NO_STATIC_BUNDLE)
-        elif not Path(name).is_dir():
-            raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER} or a bundle folder.")
+        elif name != FIXED_EXITS and not Path(name).is_dir():
+            raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER}, {FIXED_EXITS} or a bundle folder.")
 
 
 def _add_agreement(
@@ -207,7 +214,16 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         name = f"{row['bundle']} ({row['policy']})"
         lines += [f"{name} {_against_line(row['against'])}"] if "against" in row else []
-        lines += [f"{name} {_frontier_line(row['frontier'])}"] if "frontier" in row else []
+        lines += (
+            [f"{name} {_mixture_line(row['frontier'], 'the static frontier', 'cost')}"] if "frontier" in row else []
+        )
+        if "fixed_exits" in row:
+            lines.append(f"{name} {_mixture_line(row['fixed_exits'], 'its own fixed exits', 'depth')}")
+        if row.get("n_paths", 1) > 1:
+            shares = " ".join(f"{share:.2f}" for share in row["layer_share"])
+            lines.append(
+                f"{name} took {row['n_paths']} paths ({row['path_entropy_bits']:.2f} bits); layers run: {shares}"
+            )
     return "\n".join(lines)
 
 
@@ -222,13 +238,9 @@ def _against_line(entry: Mapping[str, Any]) -> str:
     return f"against {entry['bundle']} at {entry['metric']:.4f}: {_points(entry)}{test}"
 
 
-def _frontier_line(entry: Mapping[str, Any]) -> str:
-    if entry["ci_low"] > 0:
-        verdict = "above the static frontier"
-    else:
-        verdict = (
-            "below the static frontier" if entry["ci_high"] < 0 else "not distinguishable from the static frontier"
-        )
+def _mixture_line(entry: Mapping[str, Any], rival: str, equal: str) -> str:
+    verdict = "above" if entry["ci_low"] > 0 else "below" if entry["ci_high"] < 0 else "not distinguishable from"
     return (
-        f"is {verdict} at equal cost, {entry['metric']:.4f}: {_points(entry)}; between {' and '.join(entry['between'])}"
+        f"is {verdict} {rival} at equal {equal}, {entry['metric']:.4f}: {_points(entry)}; "
+        f"between {' and '.join(entry['between'])}"
     )

@@ -2,6 +2,7 @@
 
 Its points are the `plain` bundles given (the first k layers, fine-tuned) and untrained subsets of their layers; between
 two points lies a random mixture of them. The hull is taken on the very texts reported, which favours the static side.
+A second yardstick is the model itself, stopped after the same layer for every text.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ NO_STATIC_BUNDLE = (
 )
 
 
-def needs_a_mean(metric: str) -> str:
-    """Returns why a task with this metric has no static frontier."""
+def needs_a_mean(name: str, metric: str) -> str:
+    """Returns why a task with this metric has nothing of that name to compare with."""
     return (
-        f"--against static-frontier: a mixture of models is measured text by text, and {metric} is not a mean over "
+        f"--against {name}: a mixture of models is measured text by text, and {metric} is not a mean over "
         "texts; compare with --against BUNDLE."
     )
 
@@ -74,22 +75,51 @@ def compare(measured: Sequence[Measured], subsets: Sequence[Measured]) -> None:
     if not points:
         raise ConfigError(NO_STATIC_BUNDLE)
     points = [*points, *subsets]
-    hull = upper_hull([(float(p.macs.mean()), float(_per_text(p).mean())) for p in points])
-    costs = [float(points[i].macs.mean()) for i in hull]
     for entry in measured:
-        if entry in points:
-            continue
-        low, high, weight = mixture_at(costs, float(entry.macs.mean()))
-        first, second = points[hull[low]], points[hull[high]]
-        expected = weight * _per_text(first) + (1 - weight) * _per_text(second)
-        difference = mean_interval(_per_text(entry) - expected)
-        entry.row["frontier"] = {
-            "metric": float(expected.mean()),
-            "difference": difference.value,
-            "ci_low": difference.low,
-            "ci_high": difference.high,
-            "between": [_describe(first), _describe(second)],
-        }
+        if entry not in points:
+            entry.row["frontier"] = _difference(
+                entry, points, [float(p.macs.mean()) for p in points], entry.macs.mean()
+            )
+
+
+def measure_fixed_exits(
+    model: EdgeModel,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_length: int | None,
+    name: str,
+    reporter: Reporter,
+) -> list[Measured]:
+    """Measures an adaptive model stopped after the same layer for every text, for each layer it can stop after."""
+    results = []
+    for layer in model.manifest.exit_layers:
+        model.set_policy("fixed", layer=layer)
+        label = f"fixed exit {layer}"
+        results.append(measure(model, examples, batch_size, max_length, reporter, name=name, policy=label))
+    return results
+
+
+def compare_with_fixed_exits(measured: Sequence[Measured], exits: Sequence[Measured]) -> None:
+    """Adds to every row of one model what its best fixed exits reach at its depth, and the paired difference."""
+    depths = [entry.row["mean_layers"] for entry in exits]
+    for entry in measured:
+        entry.row["fixed_exits"] = _difference(entry, exits, depths, entry.row["mean_layers"])
+
+
+def _difference(entry: Measured, points: Sequence[Measured], costs: Sequence[float], cost: float) -> dict[str, Any]:
+    """Returns what the best mixture of points reaches at a cost, and how much better an entry is, text by text."""
+    hull = upper_hull([(c, float(_per_text(point).mean())) for c, point in zip(costs, points, strict=True)])
+    low, high, weight = mixture_at([costs[i] for i in hull], float(cost))
+    first, second = points[hull[low]], points[hull[high]]
+    expected = weight * _per_text(first) + (1 - weight) * _per_text(second)
+    difference = mean_interval(_per_text(entry) - expected)
+    return {
+        "metric": float(expected.mean()),
+        "difference": difference.value,
+        "ci_low": difference.low,
+        "ci_high": difference.high,
+        "between": [_describe(first), _describe(second)],
+    }
 
 
 def _per_text(entry: Measured) -> NDArray[Any]:

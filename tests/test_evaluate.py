@@ -100,3 +100,14 @@ def test_evaluate_no_examples(dact_bundle: Path, tmp_path: Path) -> None:
 
     with pytest.raises(DataError):
         evaluate_bundle([dact_bundle], [tmp_path / "a.tsv"])
+
+
+def test_evaluate_fixed_exits(dact_bundle: Path, plain_bundle: Path, sentiment_data: Path) -> None:
+    result = evaluate_bundle([dact_bundle, plain_bundle], [sentiment_data / "test.tsv"], against=["fixed-exits"])
+
+    rows = {row["policy"]: row for row in result["rows"] if row["bundle"] == str(dact_bundle)}
+    assert [rows[f"fixed exit {layer}"]["mean_layers"] for layer in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    entry = rows["default"]["fixed_exits"]
+    assert entry["difference"] == pytest.approx(rows["default"]["metric"] - entry["metric"])
+    assert "fixed_exits" not in result["rows"][1]
+    assert "its own fixed exits at equal depth" in evaluation_table(result)

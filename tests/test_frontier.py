@@ -48,3 +48,15 @@ def test_layer_subsets_keep_the_last_layer(layers: int) -> None:
     assert all(subset[-1] == layers for subset in subsets)
     assert {len(subset) for subset in subsets} == set(range(1, layers))
     assert len(set(subsets)) == len(subsets)
+
+
+def test_compare_with_fixed_exits_takes_mixture_at_equal_depth() -> None:
+    exits = [_measured("model", 1.0, [1, 0, 0, 0] * 25), _measured("model", 9.0, [1, 1, 1, 0] * 25)]
+    method = _measured("model", 100.0, [1, 1, 1, 1] * 25, rule="halting")
+    for entry, layers in zip([*exits, method], (1.0, 3.0, 1.5), strict=True):
+        entry.row["mean_layers"] = layers
+
+    frontier.compare_with_fixed_exits([method], exits)
+
+    assert method.row["fixed_exits"]["metric"] == pytest.approx(0.75 * 0.25 + 0.25 * 0.75)
+    assert method.row["fixed_exits"]["difference"] == pytest.approx(1 - 0.375)
