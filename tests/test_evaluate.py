@@ -91,7 +91,7 @@ def test_evaluate_static_frontier_without_static_bundle(dact_bundle: Path, senti
 
 
 def test_evaluate_unknown_rival(dact_bundle: Path, sentiment_data: Path) -> None:
-    with pytest.raises(ConfigError, match="static-frontier or a bundle"):
+    with pytest.raises(ConfigError, match="static-frontier, fixed-exits or a bundle"):
         evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], against=["nothing"])
 
 

@@ -9,23 +9,29 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgebert import EdgeModel, registry
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import load_checkpoint
-from edgebert.config import RunConfig, read_config
+from edgebert.config import ExportConfig, RunConfig, read_config
 from edgebert.encoders._blocks import Encoder, EncoderConfig
-from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
+from edgebert.encoders._checkpoint import build_encoder, checkpoint_weights, settings_of
 from edgebert.errors import DataError
 from edgebert.export import export_model
+from edgebert.rivals import whole
+from edgebert.rivals._hugging_face import inputs_of, open_model
+from edgebert.rivals._protocol import Spec
 from edgebert.training import train_model
 from edgebert.verify import verify_bundle
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = registry.names("edgebert.encoders")
 METHODS = registry.names("edgebert.methods")
+_SHAPE = ("family", "layers", "hidden_size", "heads", "feed_forward_size", "token_types", "pad_token_id")
+_SHAPE += ("embedding_size", "shared_layers", "vocabulary_size")
 CHINESE = {"好": "positive", "喜": "positive", "差": "negative", "烂": "negative"}
 
 
@@ -80,13 +86,13 @@ def make_source(
     tmp_path_factory: pytest.TempPathFactory,
     make_encoder: Callable[..., Encoder],
     family_config: Callable[..., EncoderConfig],
-) -> Callable[[str, Tokenizer], Path]:
+) -> Callable[..., Path]:
     """Writes a tiny two-layer encoder as `transformers` saves it, with its tokenizer."""
 
-    def make(family: str, tokenizer: Tokenizer) -> Path:
+    def make(family: str, tokenizer: Tokenizer, layers: int = 2) -> Path:
         folder = tmp_path_factory.mktemp("sources") / family
-        shared = 2 if family == "albert" else 1
-        changes = {"layers": 2, "shared_layers": shared, "vocabulary_size": tokenizer.get_vocab_size()}
+        shared = layers if family == "albert" else 1
+        changes = {"layers": layers, "shared_layers": shared, "vocabulary_size": tokenizer.get_vocab_size()}
         encoder = make_encoder(**vars(family_config(family, **changes)), standard_deviation=0.1)
         prefix = registry.load("edgebert.encoders", family).PREFIX
         config = transformers.AutoConfig.for_model(**settings_of(encoder.config))
@@ -101,7 +107,7 @@ def make_source(
 
 
 @pytest.fixture(scope="module")
-def sources(make_source: Callable[[str, Tokenizer], Path], tiny_tokenizer: bytes) -> dict[str, Path]:
+def sources(make_source: Callable[..., Path], tiny_tokenizer: bytes) -> dict[str, Path]:
     """A source of each family, with a vocabulary of its usual kind."""
     words = ["good", "film", "boring", "funny", "the", "plot"]
     word_pieces = Tokenizer.from_buffer(tiny_tokenizer)
@@ -216,10 +222,9 @@ def test_family_layers_that_share_weights_are_one_file_and_one_session(model: Ed
     graphs = [step.graph for step in manifest.program if step.kind == "layer" and step.graph is not None]
     files = {name for name in manifest.files if name.startswith("graphs/layer")}
 
-    places = [(index // shared) for index in range(manifest.encoder.layers)]
-    assert len(set(graphs)) == len(files) == len(set(graphs) & set(model.graphs))
-    assert len(graphs) // len(set(graphs)) == shared
-    assert len(set(places)) == (1 if manifest.encoder.family == "albert" else 2)
+    assert (shared, len(files)) == ((2, 1) if manifest.encoder.family == "albert" else (1, 2))
+    assert len(graphs) == 2
+    assert set(graphs) == files <= set(model.graphs)
 
 
 def test_family_segment_ids_do_not_reach_a_model_without_segments(model: EdgeModel) -> None:
@@ -234,14 +239,32 @@ def test_family_segment_ids_do_not_reach_a_model_without_segments(model: EdgeMod
             model.forward(ids, token_type_ids=2 * ones)
 
 
-def test_chinese_characters_need_no_spaces(make_source: Callable[[str, Tokenizer], Path], tmp_path: Path) -> None:
-    source = make_source("bert", _chinese())
+def test_family_of_the_rivals(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    values = {name: np.ones((2, 5), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+    rival = open_model(Spec(side="torch", bundle=str(bundle)), manifest)
+    read = inputs_of(rival, values)
+    logits = rival(**{name: torch.from_numpy(value) for name, value in read.items()}).logits
+
+    shape = build_encoder(rival.config.to_dict(), where="x").config
+    assert type(rival).__name__ == registry.load("edgebert.encoders", manifest.encoder.family).CLASSIFIER
+    assert ("token_type_ids" in read) == (manifest.encoder.token_types > 1)
+    assert logits.shape == (2, 2)
+    assert {name: getattr(shape, name) for name in _SHAPE} == {name: getattr(manifest.encoder, name) for name in _SHAPE}
+    assert (shape.activation, shape.max_positions) == (manifest.encoder.activation, 24)
+    if manifest.method == "plain":
+        whole.Side(Spec(side="whole", bundle=str(bundle))).run_batch(values)
+
+
+def test_chinese_characters_need_no_spaces(make_source: Callable[..., Path], tmp_path: Path) -> None:
+    source = make_source("bert", _chinese(), layers=1)
     rows = [f"这部电影很{word}\t{label}" for word, label in CHINESE.items()]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.tsv").write_text("\n".join(["text\tlabel", *rows * 20]), encoding="utf-8")
-    config = _config("dact_bert", source, tmp_path / "data")
+    config = _config("plain", source, tmp_path / "data")
     train_model(config, tmp_path / "checkpoint", max_steps=4)
-    export_model(tmp_path / "checkpoint", tmp_path / "bundle")
+    export_model(tmp_path / "checkpoint", tmp_path / "bundle", settings=ExportConfig(whole_model=False))
 
     with EdgeModel.from_pretrained(tmp_path / "bundle", threads=1) as model:
         results = model(["这部电影很好。", "剧本烂", ("我看了", "不得了"), "é"])
