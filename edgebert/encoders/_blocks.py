@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -205,11 +206,16 @@ class Layers(nn.Module):
     def __len__(self) -> int:
         return len(self._own)
 
-    def __getitem__(self, index: int) -> Layer:
-        return self.get_submodule(str(self._own[index]))
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Layer]: ...
+
+    def __getitem__(self, index: int | slice) -> Layer | list[Layer]:
+        return list(self)[index]
 
     def __iter__(self) -> Iterator[Layer]:
-        return (self[index] for index in range(len(self)))
+        return (self.get_submodule(str(number)) for number in self._own)
 
 
 class Encoder(nn.Module):

@@ -25,6 +25,7 @@ def test_layers_are_one_module_stored_once(make_encoder: MakeEncoder, family_con
 
     assert len(encoder.layers) == 3
     assert len({id(layer) for layer in encoder.layers}) == 1
+    assert list(encoder.layers[1:]) == [encoder.layers[0], encoder.layers[-1]]
     assert {name.split(".")[1] for name in names} == {"0"}
     assert len(names) == 16
     assert [name for name in checkpoint_weights(encoder) if "albert_layer_groups.1" in name] == []
