@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import msgspec
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
-from edgebert.losses import mean_distillation
+from edgebert.losses import mean_distillation, task_loss
 from edgebert.methods._pooled import Classifier, PooledExit, Pooler, pooled_macs
 from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, Pool, Stage, exit_steps, groups
 
@@ -78,17 +77,12 @@ class Pabee(AdaptiveModel):
         states = self.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids)[1:]
         logits = [part(x, batch.attention_mask).float() for part, x in zip(self.exits(), states, strict=True)]
         layers = range(1, len(logits) + 1)
-        weighted = [layer * self._exit_loss(given, batch) for layer, given in zip(layers, logits, strict=True)]
+        assert batch.labels is not None
+        weighted = [layer * task_loss(given, batch.labels) for layer, given in zip(layers, logits, strict=True)]
         loss = sum(weighted[1:], weighted[0]) / sum(layers)
         if self.config.distillation and len(logits) > 1:
             loss = loss + self.config.distillation * mean_distillation(logits[:-1], logits[-1])
         return loss
-
-    def _exit_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        assert batch.labels is not None
-        if self.n_labels == 1:
-            return functional.mse_loss(logits.squeeze(-1), batch.labels.float())
-        return functional.cross_entropy(logits, batch.labels)
 
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns the one stage: all exits and all weights together."""

@@ -19,7 +19,7 @@ from edgebert.config import RunConfig, TrainConfig
 from edgebert.export import export_model
 from edgebert.methods._program import AdaptiveModel, Batch
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import softmax
+from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder, Values
 from edgebert.training import train_model
 
