@@ -107,9 +107,9 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     plans = plan_graphs(model.steps(), link=settings.link)
     files: dict[str, FileFacts] = {}
     has_whole = settings.whole_model and method.WHOLE_MODEL
-    with reporter.track("export", len(plans) + has_whole) as advance:
-        for plan in plans:
-            path = f"graphs/{plan.step.file}.onnx"
+    own_graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans}
+    with reporter.track("export", len(own_graphs) + has_whole) as advance:
+        for path, plan in own_graphs.items():
             files[path] = _write_graph(
                 plan.module, plan.step.inputs, plan.outputs, folder / path, shape, settings.opset
             )

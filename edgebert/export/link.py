@@ -59,6 +59,9 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
     Args:
         steps: The program.
         link: Join every step that may be linked with the one before it. False gives each step its own graph.
+
+    Raises:
+        ValueError: Steps name the same file but would not make the same graph.
     """
     plans: list[GraphPlan] = []
     for step in steps:
@@ -67,7 +70,24 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
             plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
         else:
             plans.append(GraphPlan(step=step))
+    _check_shared(plans)
     return plans
+
+
+def _check_shared(plans: Sequence[GraphPlan]) -> None:
+    """Refuses steps that share a file but would not make the same graph."""
+    first: dict[str, GraphPlan] = {}
+    for plan in plans:
+        other = first.setdefault(plan.step.file, plan)
+        if other is not plan and (plan.linked or other.linked or _graph_of(plan.step) != _graph_of(other.step)):
+            raise ValueError(
+                f"{plan.step.file}: the steps after layers {other.step.layer} and {plan.step.layer} share this file, "
+                "so expected the same module, inputs and outputs."
+            )
+
+
+def _graph_of(step: CompiledStep) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    return id(step.module), step.inputs, step.outputs
 
 
 def _visible(plan: GraphPlan) -> set[str]:

@@ -19,7 +19,9 @@ from edgebert.training import loop, train_model
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "plain": ({"name": "plain"}, (8.0,)),
     "dact_bert": ({"name": "dact_bert", "trunk": 16}, (6.0, 6.0)),
+    "geep": ({"name": "geep"}, (14.0,)),
 }
+CALIBRATION_ROWS = {"geep": 40}
 
 
 class _Recorder(Reporter):
@@ -61,6 +63,7 @@ def make_config(tiny_hf_folder: Path, sentiment_data: Path) -> Callable[..., Run
             learning_rate=2e-3,
             head_learning_rate_factor=3.0,
             tuning_rows=40,
+            calibration_rows=CALIBRATION_ROWS.get(method, 0),
             precision="fp32",
         )
         return RunConfig(method=settings, train=msgspec.structs.replace(train, **changes))
