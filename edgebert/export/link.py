@@ -79,15 +79,15 @@ def _check_shared(plans: Sequence[GraphPlan]) -> None:
     first: dict[str, GraphPlan] = {}
     for plan in plans:
         other = first.setdefault(plan.step.file, plan)
-        if other is not plan and (plan.linked or other.linked or _graph_of(plan.step) != _graph_of(other.step)):
+        if _content(plan) != _content(other):
             raise ValueError(
                 f"{plan.step.file}: the steps after layers {other.step.layer} and {plan.step.layer} share this file, "
                 "so expected the same module, inputs and outputs."
             )
 
 
-def _graph_of(step: CompiledStep) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
-    return id(step.module), step.inputs, step.outputs
+def _content(plan: GraphPlan) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
+    return [(id(step.module), step.inputs, step.outputs) for step in (plan.step, *plan.linked)]
 
 
 def _visible(plan: GraphPlan) -> set[str]:

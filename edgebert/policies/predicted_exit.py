@@ -19,7 +19,7 @@ from edgebert.policies import Outputs, Wanted
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"offset": "lower", "quantile": "lower"}
 _OFFSETS: list[dict[str, float | str]] = [
     {"prediction": "expect", "gain": gain, "offset": offset / 4}
-    for gain in (1.0, 2.0, 4.0)
+    for gain in (1.0, 2.0, 4.0, 8.0)
     for offset in range(40, -41, -1)
 ]
 _QUANTILES: list[dict[str, float | str]] = [
