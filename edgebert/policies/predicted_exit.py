@@ -87,4 +87,4 @@ class Policy(policies.Policy):
 
     def settle(self, wanted: Wanted) -> Wanted:
         """With `max`, every row of a batch runs as deep as the deepest."""
-        return np.broadcast_to(wanted.any(axis=0), wanted.shape) if self.config.batch_exit == "max" else wanted
+        return wanted | wanted.any(axis=0) if self.config.batch_exit == "max" else wanted
