@@ -26,7 +26,7 @@ from edgebert.encoders._checkpoint import (
     rename,
     settings_of,
 )
-from edgebert.errors import ConfigError
+from edgebert.errors import ConfigError, require
 from edgebert.methods._program import AdaptiveModel
 
 FACTS_NAME = "edgebert.yaml"
@@ -133,8 +133,11 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
 def fetch_tokenizer(source: str) -> dict[str, bytes]:
     """Returns the tokenizer files of a checkpoint folder or hub id; a `tokenizer.json` is made when it has none.
 
+    It is made from the files of a WordPiece, BPE or SentencePiece vocabulary, as the family's tokenizer reads them.
+
     Raises:
-        ConfigError: There is no tokenizer.
+        ConfigError: There is no tokenizer, or none that has the form of a `tokenizer.json`.
+        MissingExtraError: Reading a SentencePiece vocabulary needs a package that is not installed.
     """
     import tempfile
 
@@ -143,15 +146,31 @@ def fetch_tokenizer(source: str) -> dict[str, bytes]:
     found = read_tokenizer(Path(source)) if Path(source).is_dir() else {}
     if TOKENIZER_NAME in found:
         return found
-    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _VOCABULARIES):
-        raise ConfigError(f"{source}: has no tokenizer that can be opened: none of {', '.join(_VOCABULARIES)}.")
+    if Path(source).is_dir():
+        _check_vocabulary(Path(source))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{source}: has no tokenizer that can be opened: {error}") from error
+    # transformers also runs into plain Python errors over files that are damaged or not there.
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{source}: has no tokenizer that can be opened: {reason}") from error
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return read_tokenizer(Path(folder))
+        made = read_tokenizer(Path(folder))
+    if TOKENIZER_NAME not in made:
+        raise ConfigError(f"{source}: its {type(tokenizer).__name__} cannot be written as a {TOKENIZER_NAME}.")
+    return made
+
+
+def _check_vocabulary(folder: Path) -> None:
+    """Refuses a folder without the files a `tokenizer.json` is made from, or without the package that reads them."""
+    found = [name for name in _VOCABULARIES if (folder / name).is_file()]
+    if not found:
+        raise ConfigError(f"{folder}: has no tokenizer that can be opened: none of {', '.join(_VOCABULARIES)}.")
+    if found == ["vocab.json"] and not (folder / "merges.txt").is_file():
+        raise ConfigError(f"{folder}: has no tokenizer that can be opened: vocab.json without its merges.txt.")
+    if all(name.endswith(".model") for name in found):
+        require("sentencepiece", extra="sentencepiece", purpose=f"{folder / found[0]}: making a {TOKENIZER_NAME} of it")
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Any]:

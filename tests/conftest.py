@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,24 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
+_ROBERTA = {"token_types": 1, "norm_epsilon": 1e-5, "pad_token_id": 1, "positions_skip_padding": True}
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": _ROBERTA,
+    "xlm_roberta": _ROBERTA,
+    "distilbert": {"token_types": 0, "classifier_dropout": 0.2},
+    "albert": {
+        "activation": "gelu_new",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "classifier_dropout": 0.1,
+        "embedding_size": 16,
+        "shared_layers": 3,
+    },
+    "electra": {"embedding_size": 16},
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> bytes:
     """The bytes of a small lower-casing WordPiece `tokenizer.json`; every Latin letter is a piece of its own."""
@@ -85,6 +104,16 @@ def make_encoder(tiny_encoder_config: EncoderConfig) -> Callable[..., Encoder]:
         return encoder.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def family_config(tiny_encoder_config: EncoderConfig) -> Callable[[str], EncoderConfig]:
+    """Returns the shape of a family's shared tiny model: that of `tiny_encoder_config` with what the family has."""
+
+    def shape(family: str, **changes: object) -> EncoderConfig:
+        return EncoderConfig(**{**vars(tiny_encoder_config), "family": family, **_FAMILIES[family], **changes})
+
+    return shape
 
 
 def scramble(module: nn.Module, seed: int, standard_deviation: float) -> None:

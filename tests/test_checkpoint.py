@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, pre_tokenizers
 
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import build_model, fetch_tokenizer, load_checkpoint, save_checkpoint
 from edgebert.config import RunConfig
 from edgebert.encoders._blocks import Encoder, EncoderConfig
 from edgebert.encoders._checkpoint import settings_of
-from edgebert.errors import ConfigError
+from edgebert.errors import ConfigError, MissingExtraError
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}
 
@@ -216,6 +218,92 @@ def test_fetch_tokenizer_makes_one_from_a_vocabulary(tmp_path: Path, tiny_hf_fol
     files = fetch_tokenizer(str(tmp_path))
 
     assert json.loads(files["tokenizer.json"])["model"]["vocab"]["film"] == 6
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
+def test_fetch_tokenizer_makes_one_from_a_wordpiece_vocabulary(tmp_path: Path, family: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "##s"])
+    )
+
+    files = fetch_tokenizer(str(tmp_path))
+
+    encoding = Tokenizer.from_buffer(files["tokenizer.json"]).encode("Good films", "good")
+    assert encoding.tokens == ["[CLS]", "good", "film", "##s", "[SEP]", "good", "[SEP]"]
+    assert encoding.type_ids == [0, 0, 0, 0, 0, 1, 1]
+
+
+def _write_byte_level_vocabulary(folder: Path) -> None:
+    tokens = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<mask>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "go",
+        "goo",
+        "good",
+    ]
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\ng o\ngo o\ngoo d\n")
+
+
+def test_fetch_tokenizer_makes_one_from_a_byte_level_vocabulary(tmp_path: Path) -> None:
+    _write_byte_level_vocabulary(tmp_path)
+
+    files = fetch_tokenizer(str(tmp_path))
+
+    encoding = Tokenizer.from_buffer(files["tokenizer.json"]).encode("good é", "good")
+    assert encoding.tokens == ["<s>", "good", "Ġ", "Ã", "©", "</s>", "</s>", "good", "</s>"]
+
+
+def test_fetch_tokenizer_byte_level_vocabulary_without_merges(tmp_path: Path) -> None:
+    _write_byte_level_vocabulary(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+
+    with pytest.raises(ConfigError, match=r"has no tokenizer that can be opened: vocab\.json without its merges\.txt"):
+        fetch_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(("family", "name"), [("albert", "spiece.model"), ("xlm-roberta", "sentencepiece.bpe.model")])
+def test_fetch_tokenizer_names_the_package_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, family: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / name).write_bytes(b"")
+
+    message = f"{name}: making a tokenizer.json of it needs sentencepiece, which is not installed: pip install"
+    with pytest.raises(MissingExtraError, match=re.escape(message)):
+        fetch_tokenizer(str(tmp_path))
+
+
+def test_fetch_tokenizer_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute\n'endswith'")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    (tmp_path / "vocab.txt").write_text("a")
+
+    with pytest.raises(
+        ConfigError, match="has no tokenizer that can be opened: 'NoneType' object has no attribute 'en"
+    ):
+        fetch_tokenizer(str(tmp_path))
+
+
+def test_fetch_tokenizer_without_the_form_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class SlowTokenizer:
+        def save_pretrained(self, folder: str) -> None:
+            (Path(folder) / "vocab.txt").write_text("a")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: SlowTokenizer())
+    (tmp_path / "vocab.txt").write_text("a")
+
+    with pytest.raises(ConfigError, match=r"its SlowTokenizer cannot be written as a tokenizer\.json"):
+        fetch_tokenizer(str(tmp_path))
 
 
 def test_fetch_tokenizer_none(tmp_path: Path, tiny_hf_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Every file of a kind of variant defines what its kind must, has its configuration, and has its test."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -103,12 +104,13 @@ def test_policy_grid_runs_from_the_costliest(name: str, knob: str, cheaper: str)
 
 
 @pytest.mark.parametrize("name", registry.names("edgebert.encoders"))
-def test_encoder_defines_its_names(name: str, tiny_encoder_config: EncoderConfig) -> None:
+def test_encoder_defines_its_names(name: str, family_config: Callable[..., EncoderConfig]) -> None:
     family = registry.load("edgebert.encoders", name)
 
-    settings = family.write_config(EncoderConfig(**{**vars(tiny_encoder_config), "family": name}))
+    settings = family.write_config(family_config(name))
 
-    assert family.read_config(settings, where="x") == EncoderConfig(**{**vars(tiny_encoder_config), "family": name})
+    assert settings["model_type"].replace("-", "_") == name
+    assert family.read_config(settings, where="x") == family_config(name)
     assert family.PREFIX.endswith(".")
     assert len({theirs for theirs, _ in family.RENAMES}) == len({ours for _, ours in family.RENAMES})
     assert family.HEAD_RENAMES

@@ -62,7 +62,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The encoder's shape and what it accepts; lengths in tokens."""
+    """The encoder's shape and what it accepts; lengths in tokens.
+
+    Segment ids are read where `token_types` is 2 or more. `embedding_size` is the width of embeddings that are widened
+    to `hidden_size`, None where they are not; `shared_layers` says how many consecutive layers share their weights.
+    """
 
     family: str
     layers: int
@@ -73,6 +77,9 @@ class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token_types: int
     pad_token_id: int
     max_length: int
+    activation: str = "gelu"
+    embedding_size: int | None = None
+    shared_layers: int = 1
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,12 +6,14 @@ al., 2019, https://arxiv.org/abs/1810.04805). A family's file says how its check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from edgebert.errors import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -33,12 +35,19 @@ class EncoderConfig:
         feed_forward_size: Width f of the feed-forward part.
         vocabulary_size: Number of token ids.
         max_positions: Longest input in tokens.
-        token_types: Number of segment ids.
+        token_types: Number of segment ids; 0 for a family without segments. With 0 or 1 they make no difference and
+            are not read.
         activation: Name in `ACTIVATIONS`.
         norm_epsilon: Added to the variance in layer norms.
         hidden_dropout: Dropout of hidden states in training, 0 to 1.
         attention_dropout: Dropout of attention probabilities in training, 0 to 1.
+        classifier_dropout: Dropout in the family's own classification head, 0 to 1; None takes `hidden_dropout`.
         pad_token_id: Token id of padding.
+        positions_skip_padding: Positions count the ids that are not padding, the first being `pad_token_id` + 1, as in
+            RoBERTa; else the places in the input, from 0.
+        embedding_size: Width of the embeddings, which a linear map then widens; None: they are `hidden_size` wide and
+            there is no map.
+        shared_layers: How many consecutive layers share one set of weights; 1: none do.
     """
 
     family: str
@@ -53,25 +62,66 @@ class EncoderConfig:
     norm_epsilon: float = 1e-12
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
     pad_token_id: int = 0
+    positions_skip_padding: bool = False
+    embedding_size: int | None = None
+    shared_layers: int = 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the encoder reads, in the order of its arguments."""
+        return ("input_ids", "attention_mask", "token_type_ids")[: 3 if self.token_types > 1 else 2]
+
+    @property
+    def head_dropout(self) -> float:
+        """Dropout in the family's own classification head, 0 to 1."""
+        return self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
+    def different_layers(self) -> int:
+        """How many sets of layer weights there are."""
+        return -(-self.layers // self.shared_layers)
+
+    def own_layer(self, index: int) -> int:
+        """Returns which of the different layers is the one at a place, both counted from 0."""
+        return index // self.shared_layers
 
 
 class Embeddings(nn.Module):
-    """Token, position and segment embeddings, summed and normalised."""
+    """Token, position and segment embeddings, summed and normalised, and widened where the layers are wider."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocabulary_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.token_type = nn.Embedding(config.token_types, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        width = config.embedding_size or config.hidden_size
+        self.skipped_id = config.pad_token_id if config.positions_skip_padding else None
+        offset = 0 if self.skipped_id is None else self.skipped_id + 1
+        self.word = nn.Embedding(config.vocabulary_size, width, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(offset + config.max_positions, width, padding_idx=self.skipped_id)
+        self.token_type = nn.Embedding(config.token_types, width) if config.token_types else None
+        self.norm = nn.LayerNorm(width, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.widen = nn.Linear(width, config.hidden_size) if config.embedding_size else None
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Returns hidden states, float [batch, tokens, hidden], of ids and segments, int64 [batch, tokens]."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        summed = self.word(input_ids) + self.token_type(token_type_ids) + self.position(positions)
-        return self.dropout(self.norm(summed))
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Returns hidden states, float [batch, tokens, hidden], of ids and segments, int64 [batch, tokens].
+
+        Args:
+            input_ids: Token ids.
+            token_type_ids: Segment ids; None means all 0. A model with one segment or none does not read them.
+        """
+        summed = self.word(input_ids)
+        if self.token_type is not None:
+            only_first = token_type_ids is None or self.token_type.num_embeddings == 1
+            summed = summed + (self.token_type.weight[0] if only_first else self.token_type(token_type_ids))
+        embedded = self.dropout(self.norm(summed + self.position(self._positions(input_ids))))
+        return embedded if self.widen is None else self.widen(embedded)
+
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        if self.skipped_id is None:
+            return torch.arange(input_ids.shape[1], device=input_ids.device)
+        is_token = (input_ids != self.skipped_id).long()
+        return is_token.cumsum(dim=1) * is_token + self.skipped_id
 
 
 class Attention(nn.Module):
@@ -143,6 +193,25 @@ class Layer(nn.Module):
         return self.feed_forward(self.attention(hidden, attention_mask))
 
 
+class Layers(nn.Module):
+    """N layers in order. Where layers share weights, one module stands at several places and is stored once."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self._own = [config.own_layer(index) for index in range(config.layers)]
+        for number in range(config.different_layers):
+            self.add_module(str(number), Layer(config))
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.get_submodule(str(self._own[index]))
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (self[index] for index in range(len(self)))
+
+
 class Encoder(nn.Module):
     """Embeddings and layers, without any head."""
 
@@ -150,11 +219,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = Layers(config)
 
     def first(self, layers: int) -> Encoder:
-        """Returns an encoder of the first layers only; its weights are copies."""
-        shorter = Encoder(replace(self.config, layers=layers))
+        """Returns an encoder of the first layers only; its weights are copies.
+
+        Raises:
+            ConfigError: It would end inside a group of layers that share weights, and not the first such group.
+        """
+        shared = self.config.shared_layers
+        if layers > shared and layers % shared:
+            raise ConfigError(f"the first {layers} layers: expected a multiple of {shared}, which share their weights.")
+        shorter = Encoder(replace(self.config, layers=layers, shared_layers=min(shared, layers)))
         shorter.load_state_dict(
             {name: value for name, value in self.state_dict().items() if name in shorter.state_dict()}
         )
@@ -166,10 +242,9 @@ class Encoder(nn.Module):
         Args:
             input_ids: Token ids, int64 [batch, tokens].
             attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
-            token_type_ids: Segment ids, int64 [batch, tokens]; None means all 0.
+            token_type_ids: Segment ids, int64 [batch, tokens]; None means all 0. A model with one segment or none
+                does not read them.
         """
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
         states = [self.embeddings(input_ids, token_type_ids)]
         for layer in self.layers:
             states.append(layer(states[-1], attention_mask))

@@ -16,10 +16,12 @@ from edgebert.errors import ConfigError
 def build_encoder(settings: dict[str, Any], *, where: str) -> Encoder:
     """Makes an encoder with new weights from the settings of a `config.json`.
 
+    A family's file is named after its `model_type`, with underscores for hyphens.
+
     Raises:
-        ConfigError: The family is not one of `edgebert/encoders`.
+        ConfigError: The family is not one of `edgebert/encoders`, or cannot be had as the settings ask.
     """
-    family = registry.load("edgebert.encoders", str(settings.get("model_type", "")))
+    family = registry.load("edgebert.encoders", str(settings.get("model_type", "")).replace("-", "_"))
     return Encoder(family.read_config(settings, where=where))
 
 
@@ -29,8 +31,7 @@ def load_encoder(source: str) -> Encoder:
     Raises:
         ConfigError: Nothing can be opened there, its family is unknown, or weights are missing.
     """
-    pooler = ("pooler.dense.weight", "pooler.dense.bias")
-    settings, weights = _read(source, "AutoModel", "is it the encoder it says it is?", pooler)
+    settings, weights = _read(source, "AutoModel", "is it the encoder it says it is?", optional="pooler.")
     encoder = build_encoder(settings, where=source)
     load_weights(encoder, weights, where=source)
     return encoder
@@ -96,9 +97,9 @@ def read_classifier(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read(
-    source: str, auto_class: str, purpose: str, optional: tuple[str, ...] = ()
+    source: str, auto_class: str, purpose: str, *, optional: str = "position_ids"
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Opens a checkpoint with `transformers`; weights it would make up are an error, but for the optional ones."""
+    """Opens a checkpoint with `transformers`; made-up weights are an error, but for those of the optional part."""
     import transformers
 
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
@@ -112,7 +113,8 @@ def _read(
         raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name and name not in optional)
+    made_up = sorted(loading["missing_keys"])
+    missing = [name for name in made_up if "position_ids" not in name and not name.startswith(optional)]
     if missing:
         raise ConfigError(f"{source}: has no weights for {', '.join(missing[:4])}; {purpose}.")
     return model.config.to_dict(), {name: tensor.float() for name, tensor in model.state_dict().items()}

@@ -107,17 +107,16 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     plans = plan_graphs(model.steps(), link=settings.link)
     files: dict[str, FileFacts] = {}
     has_whole = settings.whole_model and method.WHOLE_MODEL
-    own_graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans}
-    with reporter.track("export", len(own_graphs) + has_whole) as advance:
-        for path, plan in own_graphs.items():
+    graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans}
+    with reporter.track("export", len(graphs) + has_whole) as advance:
+        for path, plan in graphs.items():
             files[path] = _write_graph(
                 plan.module, plan.step.inputs, plan.outputs, folder / path, shape, settings.opset
             )
             advance(1, plan.step.file)
         if has_whole:
-            inputs = ("input_ids", "attention_mask", "token_type_ids")
             files[WHOLE_MODEL_NAME] = _write_graph(
-                model, inputs, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
+                model, shape.input_names, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
             )
             advance(1, "whole model")
     if TOKENIZER_NAME in checkpoint.tokenizer:
@@ -200,6 +199,9 @@ def _manifest(
                 shape.max_positions,
                 facts.config.train.max_length if checkpoint.tokenizer else shape.max_positions,
             ),
+            activation=shape.activation,
+            embedding_size=shape.embedding_size,
+            shared_layers=shape.shared_layers,
         ),
         program=tuple(steps),
         rule=OperatingPoint(policy=policy, knobs=knobs),

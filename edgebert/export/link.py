@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,14 +59,16 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
 
     Args:
         steps: The program.
-        link: Join every step that may be linked with the one before it. False gives each step its own graph.
+        link: Join every step that may be linked with the one before it, unless that one's graph stands at several
+            places of the program. False gives each step its own graph.
 
     Raises:
         ValueError: Steps name the same file but would not make the same graph.
     """
+    uses = Counter(step.file for step in steps)
     plans: list[GraphPlan] = []
     for step in steps:
-        before = plans[-1] if plans else None
+        before = plans[-1] if plans and uses[plans[-1].step.file] == 1 else None
         if link and step.may_link and before is not None and set(step.inputs) <= _visible(before):
             plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
         else:
@@ -76,18 +79,14 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
 
 def _check_shared(plans: Sequence[GraphPlan]) -> None:
     """Refuses steps that share a file but would not make the same graph."""
-    first: dict[str, GraphPlan] = {}
-    for plan in plans:
-        other = first.setdefault(plan.step.file, plan)
-        if _content(plan) != _content(other):
+    first: dict[str, CompiledStep] = {}
+    for step in (plan.step for plan in plans):
+        other = first.setdefault(step.file, step)
+        if step.module is not other.module or (step.inputs, step.outputs) != (other.inputs, other.outputs):
             raise ValueError(
-                f"{plan.step.file}: the steps after layers {other.step.layer} and {plan.step.layer} share this file, "
-                "so expected the same module, inputs and outputs."
+                f"{step.file}: the {other.kind} of layer {other.layer} and the {step.kind} of layer {step.layer} share "
+                "this file; expected the same module, inputs and outputs."
             )
-
-
-def _content(plan: GraphPlan) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
-    return [(id(step.module), step.inputs, step.outputs) for step in (plan.step, *plan.linked)]
 
 
 def _visible(plan: GraphPlan) -> set[str]:

@@ -68,11 +68,13 @@ class Stage:
         name: What it is called in messages and on disk.
         groups: The parameters it trains; all others are frozen.
         loss: The loss of a batch, a scalar.
+        before: Runs once before the stage, with the weights the stages before it left; not when it is resumed.
     """
 
     name: str
     groups: list[ParameterGroup]
     loss: Callable[[Batch], Tensor]
+    before: Callable[[], None] | None = None
 
 
 class AdaptiveModel(nn.Module, abc.ABC):
@@ -132,42 +134,72 @@ class Pooling(nn.Module):
 
 
 class EmbedStep(nn.Module):
-    """The embeddings as a step."""
+    """The embeddings as a step; families without segments are given no segment ids."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         super().__init__()
         self.embeddings = embeddings
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Returns hidden states, float [batch, tokens, hidden]."""
         return self.embeddings(input_ids, token_type_ids)
 
 
 def embed_step(encoder: Encoder) -> CompiledStep:
     """Returns the step that starts every row."""
+    shape = encoder.config
     return CompiledStep(
         kind="embed",
         layer=0,
         file="embed",
         module=EmbedStep(encoder.embeddings),
-        inputs=("input_ids", "token_type_ids"),
+        inputs=tuple(name for name in shape.input_names if name != "attention_mask"),
         outputs=("hidden",),
-        macs=Macs(),
+        macs=Macs(token=(shape.embedding_size or 0) * shape.hidden_size),
     )
 
 
 def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
-    """Returns the step of one whole layer; `index` counts from 0."""
+    """Returns the step of one whole layer; `index` counts from 0. Layers that share weights share their file."""
     width, expanded = config.hidden_size, config.feed_forward_size
     return CompiledStep(
         kind="layer",
         layer=index + 1,
-        file=f"layer_{index:02d}",
+        file=f"layer_{config.own_layer(index):02d}",
         module=layer,
         inputs=("hidden", "attention_mask"),
         outputs=("hidden",),
         macs=Macs(token=4 * width * width + 2 * width * expanded, token_pair=2 * width),
     )
+
+
+def exit_steps(
+    encoder: Encoder, exits: Iterable[nn.Module], macs: Macs, outputs: tuple[str, ...] = ("logits",)
+) -> list[CompiledStep]:
+    """Returns a whole program: embed, then every layer followed by its exit.
+
+    Args:
+        encoder: The encoder.
+        exits: For each layer, a module of hidden states and mask.
+        macs: Multiply-accumulates of one exit.
+        outputs: What an exit gives.
+    """
+    steps = [embed_step(encoder)]
+    for index, (layer, module) in enumerate(zip(encoder.layers, exits, strict=True)):
+        steps.append(layer_step(layer, index, encoder.config))
+        steps.append(
+            CompiledStep(
+                kind="exit",
+                layer=index + 1,
+                file=f"exit_{index:02d}",
+                module=module,
+                inputs=("hidden", "attention_mask"),
+                outputs=outputs,
+                macs=macs,
+                may_link=True,
+            )
+        )
+    return steps
 
 
 @torch.no_grad()

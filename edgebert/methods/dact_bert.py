@@ -41,9 +41,8 @@ from edgebert.methods._program import (
     Pool,
     Pooling,
     Stage,
-    embed_step,
+    exit_steps,
     groups,
-    layer_step,
 )
 
 STAGES = ("fine_tune", "joint")
@@ -193,23 +192,8 @@ class DactBert(AdaptiveModel):
     def steps(self) -> list[CompiledStep]:
         """Returns embed, then each layer followed by its unit."""
         shape = self.encoder.config
-        steps = [embed_step(self.encoder)]
         macs = Macs(row=shape.hidden_size * self.config.trunk + self.config.trunk * (self.n_labels + 1))
-        for index, (layer, unit) in enumerate(zip(self.encoder.layers, self.units, strict=True)):
-            steps.append(layer_step(layer, index, shape))
-            steps.append(
-                CompiledStep(
-                    kind="exit",
-                    layer=index + 1,
-                    file=f"exit_{index:02d}",
-                    module=unit,
-                    inputs=("hidden", "attention_mask"),
-                    outputs=("probabilities", "halt"),
-                    macs=macs,
-                    may_link=True,
-                )
-            )
-        return steps
+        return exit_steps(self.encoder, self.units, macs, ("probabilities", "halt"))
 
 
 def build(encoder: Encoder, config: Config, n_labels: int) -> DactBert:

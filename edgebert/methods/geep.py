@@ -12,8 +12,7 @@ A realisation of the published idea; departures from it, and what the abstract l
 - `pool` is the masked mean of the tokens after the classifier's own attention; FastBERT takes the first (`pool: cls`).
 - `exit_label: entropy` calls the exit layer of a held-out row the first one after which the normalised entropy is
   below `speed`, else the last. `correct` takes the first layer from which on the answer is the final one. Entropy is
-  the default: it says how hard a row is in smaller steps, while most rows have their final answer after layer 1 and
-  the few others by accident.
+  the default, as FastBERT's measure and because it is not blind to how sure an answer is.
 - The table counts the occurrences of a token (`count_once`: the rows it occurs in), smoothed towards the distribution
   over all rows with a weight of `smoothing`. It is a dense table inside a graph, not a hash table on a GPU.
 - What is made of the table's rows is the policy `predicted_exit`: by default the rounded expected layer with an offset

@@ -78,7 +78,7 @@ class Policy:
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Takes one exit's outputs into account. At the last exit the caller stops every row."""
-        scores = log_probabilities(outputs)
+        scores = own_scores(outputs)
         return Verdict(state, np.zeros(len(scores), np.bool_), scores)
 
     def plan(self, outputs: Outputs, layers: int) -> Wanted:
@@ -142,13 +142,26 @@ def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:
 
 
 def probabilities(outputs: Outputs) -> NDArray[Any]:
-    """Returns the probabilities, float [rows, labels], of an exit that gives probabilities or logits."""
+    """Returns the probabilities, float [rows, labels], of an exit that gives probabilities or logits.
+
+    Raises:
+        ConfigError: The exit gives a single value, as in regression.
+    """
     if "probabilities" in outputs:
         return outputs["probabilities"]
     logits = np.asarray(outputs["logits"], np.float64)
+    if logits.shape[-1] == 1:
+        raise ConfigError("the policy needs probabilities, and a single value has none; use patience, fixed or never.")
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     normalised: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return normalised
+
+
+def own_scores(outputs: Outputs) -> NDArray[Any]:
+    """Returns an exit's own answer: log-probabilities, float64 [rows, labels], or its single values, [rows, 1]."""
+    if "logits" in outputs and outputs["logits"].shape[-1] == 1:
+        return np.asarray(outputs["logits"], np.float64)
+    return log_probabilities(outputs)
 
 
 def safe_log(probabilities: NDArray[Any]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgebert import policies
 from edgebert.errors import ConfigError
-from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdict, Wanted, log_probabilities
+from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdict, Wanted, own_scores
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"layer": "lower"}
 GRID: list[dict[str, float]] = []
@@ -49,7 +49,7 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops every row."""
-        scores = log_probabilities(outputs)
+        scores = own_scores(outputs)
         return Verdict(state, np.ones(len(scores), np.bool_), scores)
 
     def plan(self, outputs: Outputs, layers: int) -> Wanted:

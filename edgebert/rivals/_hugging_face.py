@@ -7,6 +7,7 @@ from typing import Any
 from edgebert.bundle.manifest import Manifest
 from edgebert.errors import ConfigError, require
 from edgebert.rivals._protocol import Spec
+from edgebert.text import Values
 
 
 def open_model(spec: Spec, manifest: Manifest) -> Any:
@@ -41,6 +42,12 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
     return model.eval()
 
 
+def inputs_of(model: Any, values: Values) -> Values:
+    """Returns what a model of `transformers` reads of a batch: segment ids only when it has two segments or more."""
+    has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+    return {name: value for name, value in values.items() if has_segments or name != "token_type_ids"}
+
+
 def _random_model(transformers: Any, manifest: Manifest) -> Any:
     from edgebert.encoders._blocks import EncoderConfig
     from edgebert.encoders._checkpoint import settings_of
@@ -55,7 +62,10 @@ def _random_model(transformers: Any, manifest: Manifest) -> Any:
         vocabulary_size=facts.vocabulary_size,
         max_positions=facts.max_length,
         token_types=facts.token_types,
+        activation=facts.activation,
         pad_token_id=facts.pad_token_id,
+        embedding_size=facts.embedding_size,
+        shared_layers=facts.shared_layers,
     )
     config = transformers.AutoConfig.for_model(**settings_of(shape), num_labels=len(manifest.labels))
     return transformers.AutoModelForSequenceClassification.from_config(config).eval()

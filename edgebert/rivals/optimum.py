@@ -7,7 +7,7 @@ import tempfile
 import onnxruntime
 
 from edgebert.errors import require
-from edgebert.rivals._hugging_face import open_model
+from edgebert.rivals._hugging_face import inputs_of, open_model
 from edgebert.rivals._measure import LayersRun
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
@@ -38,5 +38,5 @@ class Side(StaticSide):
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is."""
-        self._model(**values)
+        self._model(**inputs_of(self._model, values))
         return None

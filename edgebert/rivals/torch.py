@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgebert.errors import require
-from edgebert.rivals._hugging_face import open_model
+from edgebert.rivals._hugging_face import inputs_of, open_model
 from edgebert.rivals._measure import LayersRun
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
@@ -29,6 +29,6 @@ class Side(StaticSide):
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is."""
         with self._torch.inference_mode():
-            inputs = {name: self._torch.from_numpy(value) for name, value in values.items()}
+            inputs = {name: self._torch.from_numpy(value) for name, value in inputs_of(self._model, values).items()}
             self._model(**inputs).logits.numpy()
         return None

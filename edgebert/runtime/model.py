@@ -232,7 +232,7 @@ class EdgeModel:
         Args:
             input_ids: int [rows, tokens].
             attention_mask: 1 for a token, 0 for padding, int [rows, tokens]; None means no padding.
-            token_type_ids: int [rows, tokens]; None means all 0.
+            token_type_ids: int [rows, tokens]; None means all 0. A model with fewer than two segments ignores them.
 
         Raises:
             DataError: The shapes do not fit, an id is outside the vocabulary, or a row is all padding.
@@ -456,7 +456,7 @@ class EdgeModel:
             raise DataError(
                 f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}."
             )
-        if types.min() < 0 or types.max() >= max(facts.token_types, 1):
+        if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
             raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
         if not mask.any(axis=1).all():
             raise DataError("attention_mask: a row is all padding.")

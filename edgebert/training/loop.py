@@ -107,6 +107,9 @@ def train_stage(
         is_resumed: Go on from the newest checkpoint in the folder, if there is one.
         reporter: Where progress goes.
     """
+    is_resuming = is_resumed and any(folder.glob("checkpoint-*"))
+    if stage.before is not None and not is_resuming:
+        stage.before()
     steps = math.ceil(epochs * math.ceil(len(rows) / config.batch_size))
     steps = steps if max_steps is None else min(steps, max_steps)
     if steps == 0:
@@ -125,8 +128,7 @@ def train_stage(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.remove_callback(transformers.ProgressCallback)
-        resumable = is_resumed and any(folder.glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=resumable or None)
+        trainer.train(resume_from_checkpoint=is_resuming or None)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 

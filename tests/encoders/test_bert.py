@@ -141,12 +141,10 @@ def test_load_weights_wrong_shape(make_encoder: MakeEncoder) -> None:
 
 
 def test_load_encoder_unknown_family(tmp_path: Path) -> None:
-    settings = transformers.ElectraConfig(
-        vocab_size=9, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    transformers.ElectraModel(settings).save_pretrained(tmp_path)
+    settings = transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)
+    transformers.GPT2Model(settings).save_pretrained(tmp_path)
 
-    with pytest.raises(ConfigError, match=r"^unknown encoder 'electra'\."):
+    with pytest.raises(ConfigError, match=r"^unknown encoder 'gpt2'\."):
         load_encoder(str(tmp_path))
 
 

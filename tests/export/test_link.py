@@ -35,9 +35,11 @@ EXIT = _step("exit", _Split(), "hidden mask", "plus minus", may_link=True)
 
 
 def test_plan_graphs_links_what_may_be_linked() -> None:
-    plans = plan_graphs([LAYER, EXIT, LAYER, EXIT], link=True)
+    other = _step("other", _Double(), "hidden mask", "hidden")
 
-    assert [plan.step.file for plan in plans] == ["layer", "layer"]
+    plans = plan_graphs([LAYER, EXIT, other, EXIT], link=True)
+
+    assert [plan.step.file for plan in plans] == ["layer", "other"]
     assert [plan.outputs for plan in plans] == [("hidden", "plus", "minus")] * 2
 
 
@@ -56,6 +58,18 @@ def test_plan_graphs_leaves_a_step_whose_inputs_the_graph_has_not() -> None:
     assert [plan.step.file for plan in plans] == ["embed", "exit"]
 
 
+def test_plan_graphs_leaves_a_graph_that_stands_at_several_places() -> None:
+    again = _step("layer", LAYER.module, "hidden mask", "hidden")
+
+    plans = plan_graphs([LAYER, again, EXIT], link=True)
+
+    assert [(plan.step.file, plan.outputs) for plan in plans] == [
+        ("layer", ("hidden",)),
+        ("layer", ("hidden",)),
+        ("exit", ("plus", "minus")),
+    ]
+
+
 def test_plan_graphs_first_step_stays() -> None:
     assert [plan.step.file for plan in plan_graphs([EXIT], link=True)] == ["exit"]
 
@@ -68,9 +82,17 @@ def test_plan_graphs_steps_may_share_a_file() -> None:
     assert [plan.step.file for plan in plans] == ["layer", "head", "layer", "head"]
 
 
-@pytest.mark.parametrize("other", [_step("layer", _Double(), "hidden mask", "hidden"), LAYER], ids=["module", "exit"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        _step("layer", _Double(), "hidden mask", "hidden"),
+        _step("layer", LAYER.module, "hidden", "hidden"),
+        _step("layer", LAYER.module, "hidden mask", "wide"),
+    ],
+    ids=["module", "inputs", "outputs"],
+)
 def test_plan_graphs_one_file_for_different_graphs(other: CompiledStep) -> None:
-    with pytest.raises(ValueError, match=r"layer: the steps after layers 1 and 1 share this file, so expected the"):
+    with pytest.raises(ValueError, match=r"^layer: the layer of layer 1 and the layer of layer 1 share this file;"):
         plan_graphs([LAYER, other, EXIT], link=True)
 
 

@@ -19,14 +19,6 @@ MakeEncoder = Callable[..., Encoder]
 PUBLISHED = {"pool": "cls", "halt_input": "trunk", "exit_loss": 0.0, "distillation": 0.0}
 
 
-@pytest.fixture
-def batch() -> Batch:
-    lengths = torch.tensor([9, 4, 1, 7, 9, 2])
-    mask = (torch.arange(9)[None, :] < lengths[:, None]).long()
-    ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
-    return Batch(input_ids=ids, attention_mask=mask, labels=torch.tensor([0, 1, 2, 0, 1, 2]))
-
-
 def _model(encoder: Encoder, **settings: Any) -> dact_bert.DactBert:
     """A model whose units have weights large enough that rows differ."""
     torch.manual_seed(5)

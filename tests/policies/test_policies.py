@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from edgebert.errors import ConfigError
-from edgebert.policies import ExitPosition, Outputs, knob_names, log_probabilities, make_policy, replay, safe_log
+from edgebert.policies import (
+    ExitPosition,
+    Outputs,
+    knob_names,
+    log_probabilities,
+    make_policy,
+    own_scores,
+    replay,
+    safe_log,
+)
 
 EXITS: list[Outputs] = [
     {"probabilities": np.array([[0.6, 0.4], [0.3, 0.7]]), "halt": np.array([0.5, 0.5])},
@@ -36,7 +45,14 @@ def test_make_policy_refused(name: str, knobs: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize(
     ("name", "knobs"),
-    [("confidence", ["threshold"]), ("halting", ["slack", "bound"]), ("fixed", ["layer"]), ("never", [])],
+    [
+        ("confidence", ["threshold"]),
+        ("entropy", ["threshold", "scale"]),
+        ("halting", ["slack", "bound"]),
+        ("patience", ["patience", "tolerance"]),
+        ("fixed", ["layer"]),
+        ("never", []),
+    ],
 )
 def test_knob_names_of_a_policy(name: str, knobs: list[str]) -> None:
     assert knob_names(name) == knobs
@@ -88,6 +104,28 @@ def test_log_probabilities_of_probabilities() -> None:
     scores = log_probabilities({"probabilities": np.array([[1.0, 0.0]], np.float32)})
 
     assert scores == pytest.approx(np.array([[0.0, np.log(1e-30)]]))
+
+
+@pytest.mark.parametrize(("name", "knobs", "layer"), [("never", {}, 4), ("fixed", {"layer": 2}, 2)])
+def test_single_values_are_answered_as_they_are(name: str, knobs: dict[str, Any], layer: int) -> None:
+    exits = [{"logits": np.array([[1.5], [-2.0]], np.float32)}, {"logits": np.array([[0.5], [7.0]], np.float32)}]
+
+    scores, layers = replay(make_policy(name, knobs, exit_layers=[2, 4]), exits, [2, 4])
+
+    assert layers.tolist() == [layer, layer]
+    assert scores.tolist() == exits[layer // 2 - 1]["logits"].tolist()
+
+
+def test_own_scores_of_several_labels_are_log_probabilities() -> None:
+    for outputs in ({"logits": np.array([[2.0, 1.0]])}, {"probabilities": np.array([[0.25, 0.75]])}):
+        assert own_scores(outputs).tolist() == log_probabilities(outputs).tolist()
+
+
+def test_confidence_of_a_single_value_refused() -> None:
+    policy = make_policy("confidence", {}, exit_layers=[2, 4])
+
+    with pytest.raises(ConfigError, match=r"^the policy needs probabilities, and a single value has none"):
+        replay(policy, [{"logits": np.ones((2, 1))}] * 2, [2, 4])
 
 
 def test_safe_log_of_nothing_is_finite() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,15 +13,19 @@ from edgebert.checkpoint import Checkpoint, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
 from edgebert.data import Example, read_examples, texts_of
 from edgebert.errors import ConfigError, DataError, EdgeBertError
-from edgebert.methods._program import Batch
+from edgebert.methods._program import Batch, Stage
 from edgebert.methods.geep import Geep
 from edgebert.output import Advance, Reporter
 from edgebert.text import TextEncoder
 from edgebert.training import loop, run, train_model
+from edgebert.training.rows import Rows
 
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "plain": ({"name": "plain"}, (8.0,)),
     "dact_bert": ({"name": "dact_bert", "trunk": 16}, (6.0, 6.0)),
+    "fastbert": ({"name": "fastbert"}, (6.0, 6.0)),
+    "deebert": ({"name": "deebert"}, (6.0, 6.0)),
+    "pabee": ({"name": "pabee"}, (8.0,)),
     "geep": ({"name": "geep"}, (14.0,)),
 }
 CALIBRATION_ROWS = {"geep": 40}
@@ -292,6 +297,34 @@ def test_train_resumed_gives_the_uninterrupted_weights(
     done = {"train fine_tune": min(stop_after, 10) // 2 * 2, "train joint": max(stop_after - 10, 0) // 2 * 2}
     assert recorder.steps == {stage: 10 - steps for stage, steps in done.items() if steps < 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("is_resumed", "has_checkpoint", "calls"), [(False, False, 1), (False, True, 1), (True, False, 1), (True, True, 0)]
+)
+def test_train_stage_prepares_unless_it_goes_on(
+    tmp_path: Path, is_resumed: bool, has_checkpoint: bool, calls: int
+) -> None:
+    model = torch.nn.Linear(1, 1)
+    called: list[str] = []
+    stage = Stage(name="x", groups=[], loss=lambda batch: torch.zeros(()), before=lambda: called.append("before"))
+    if has_checkpoint:
+        (tmp_path / "checkpoint-2").mkdir()
+
+    loop.train_stage(
+        model,
+        stage,
+        Rows([], np.zeros(0, np.int64), None),  # type: ignore[arg-type]
+        config=TrainConfig(),
+        epochs=1.0,
+        seed=0,
+        folder=tmp_path,
+        max_steps=0,
+        is_resumed=is_resumed,
+        reporter=Reporter(),
+    )
+
+    assert called == ["before"] * calls
 
 
 def test_train_beside_an_interrupted_one(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
