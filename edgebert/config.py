@@ -38,6 +38,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tuning_rows: Rows held out of train to choose the default operating point.
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
+        calibration_rows: Further rows held out of train, for methods that count something after training.
         precision: `auto` uses bf16 where the processor has it, else fp32.
     """
 
@@ -55,6 +56,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_decay: float = 0.01
     tuning_rows: int = 2000
     max_drop_points: float = 0.5
+    calibration_rows: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         _check(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
         _check(0 <= self.warmup_share <= 1, "warmup_share", "0 to 1", self.warmup_share)
         _check(self.tuning_rows >= 1, "tuning_rows", "1 or more", self.tuning_rows)
+        _check(self.calibration_rows >= 0, "calibration_rows", "0 or more", self.calibration_rows)
 
 
 class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,6 +47,12 @@ class TextEncoder:
         self.max_length = max_length
         self.pad_token_id = pad_token_id
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that stand for no part of a text: those that are put around texts and pairs, and padding."""
+        empty = (self._tokenizer.encode(""), self._tokenizer.encode("", ""))
+        return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
+
     def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
         """Returns the token ids of texts or pairs.
 

@@ -15,12 +15,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 
 from edgebert.bundle.manifest import OperatingPoint
-from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, save_checkpoint
+from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig
 from edgebert.data import read_examples
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
 from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
 from edgebert.export import export_model
+from edgebert.methods._program import Batch
+from edgebert.text import TextEncoder
 
 # Models this small gain nothing from threads, and on a busy machine waiting for each other costs them a hundredfold.
 torch.set_num_threads(1)
@@ -213,6 +215,29 @@ def dact_bundle_split(tmp_path_factory: pytest.TempPathFactory, dact_checkpoint:
     """The bundle of `dact_checkpoint`, each exit a graph of its own."""
     config = ExportConfig(verify_samples=16, link=False)
     return export_model(dact_checkpoint, tmp_path_factory.mktemp("bundles") / "dact-split", settings=config).path
+
+
+@pytest.fixture(scope="session")
+def geep_checkpoint(save_tiny_checkpoint: Callable[..., Path], texts: list[str], tiny_tokenizer: bytes) -> Path:
+    """A `geep` checkpoint whose token table was counted on half of `texts` and sends rows to every layer."""
+    knobs = {"prediction": "expect", "gain": 8.0, "offset": 0.0}
+    points = {"default": OperatingPoint(policy="predicted_exit", knobs=knobs)}
+    folder = save_tiny_checkpoint({"name": "geep", "speed": 0.9}, points)
+    checkpoint = load_checkpoint(folder)
+    scramble(checkpoint.model.classifier, 4, 0.15)  # it is wider than the encoder and would magnify rounding errors
+    text = TextEncoder(tiny_tokenizer, max_length=48, pad_token_id=0)
+    values = {name: torch.from_numpy(value) for name, value in text.pad(text.encode(texts[:100])).items()}
+    checkpoint.model.eval()
+    with torch.no_grad():
+        checkpoint.model.calibrate([Batch(**values)], text.special_ids)
+    save_checkpoint(checkpoint, folder, force=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def geep_bundle(tmp_path_factory: pytest.TempPathFactory, geep_checkpoint: Path) -> Path:
+    """The bundle of `geep_checkpoint`: a plan before the layers, one head for all depths."""
+    return export_model(geep_checkpoint, tmp_path_factory.mktemp("bundles") / "geep").path
 
 
 @pytest.fixture(scope="session")

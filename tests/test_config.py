@@ -100,6 +100,7 @@ def test_read_config_refused(path: Path, text: str, message: str) -> None:
         "learning_rate: 0.0",
         "warmup_share: 1.5",
         "tuning_rows: 0",
+        "calibration_rows: -1",
     ],
 )
 def test_train_config_out_of_range(path: Path, setting: str) -> None:

@@ -132,6 +132,7 @@ def _config(method: str, model: Path, data: Path) -> RunConfig:
         "batch_size": 8,
         "stage_epochs": (1.0,) * len(configs[0].train.stage_epochs),
         "tuning_rows": 16,
+        "calibration_rows": min(configs[0].train.calibration_rows, 16),
         "precision": "fp32",
     }
     return msgspec.structs.replace(

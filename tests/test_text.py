@@ -45,6 +45,14 @@ def test_encode_single_text(
     assert row.truncated is truncated
 
 
+@pytest.mark.parametrize("pad_token_id", [0, 1])
+def test_special_ids_are_those_around_texts_and_padding(tiny_tokenizer: bytes, pad_token_id: int) -> None:
+    encoder = TextEncoder(tiny_tokenizer, max_length=10, pad_token_id=pad_token_id)
+
+    # [CLS] is 2 and [SEP] 3 in this tokenizer.
+    assert encoder.special_ids == {pad_token_id, 2, 3}
+
+
 @pytest.mark.parametrize(("asked", "tokens"), [(None, 10), (10, 10), (99, 10), (6, 6), (4, 4)])
 def test_encode_max_length_is_at_most_the_models(encoder: TextEncoder, asked: int | None, tokens: int) -> None:
     (row,) = encoder.encode(["a " * 50], max_length=asked)
@@ -137,3 +145,34 @@ def test_batches_cover_every_row_within_the_limits(
     assert all(len(group) <= max_rows for group in groups)
     assert all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= max_tokens for group in groups)
     assert order == (sorted(order, key=lambda place: (lengths[place], place)) if sort else list(range(len(lengths))))
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(2, 9), st.integers(1, 4)), max_size=40),
+    max_rows=st.integers(1, 9),
+    cut=st.booleans(),
+)
+def test_batches_sort_by_depth_then_length_and_keep_the_order_of_equals(
+    rows: list[tuple[int, int]], max_rows: int, cut: bool
+) -> None:
+    lengths, depths = [length for length, _ in rows], [depth for _, depth in rows]
+
+    groups = [
+        group.tolist()
+        for group in batches(
+            lengths, max_rows=max_rows, max_tokens=40, depths=np.array(depths, np.int64), cut_depths=cut
+        )
+    ]
+
+    order = [place for group in groups for place in group]
+    assert order == sorted(range(len(rows)), key=lambda place: (depths[place], lengths[place], place))
+    assert all(len(group) <= max_rows for group in groups)
+    assert not cut or all(len({depths[i] for i in group}) == 1 for group in groups)
+
+
+def test_batches_of_unsorted_rows_are_cut_where_the_depth_changes() -> None:
+    depths = np.array([1, 1, 2, 1])
+
+    groups = batches([3] * 4, max_rows=8, max_tokens=99, sort=False, depths=depths, cut_depths=True)
+
+    assert [group.tolist() for group in groups] == [[0, 1], [2], [3]]

@@ -61,6 +61,9 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
         steps: The program.
         link: Join every step that may be linked with the one before it, unless that one's graph stands at several
             places of the program. False gives each step its own graph.
+
+    Raises:
+        ValueError: Steps name the same file but would not make the same graph.
     """
     uses = Counter(step.file for step in steps)
     plans: list[GraphPlan] = []
@@ -70,7 +73,20 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
             plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
         else:
             plans.append(GraphPlan(step=step))
+    _check_shared(plans)
     return plans
+
+
+def _check_shared(plans: Sequence[GraphPlan]) -> None:
+    """Refuses steps that share a file but would not make the same graph."""
+    first: dict[str, CompiledStep] = {}
+    for step in (plan.step for plan in plans):
+        other = first.setdefault(step.file, step)
+        if step.module is not other.module or (step.inputs, step.outputs) != (other.inputs, other.outputs):
+            raise ValueError(
+                f"{step.file}: the {other.kind} of layer {other.layer} and the {step.kind} of layer {step.layer} share "
+                "this file; expected the same module, inputs and outputs."
+            )
 
 
 def _visible(plan: GraphPlan) -> set[str]:

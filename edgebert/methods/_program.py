@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +82,8 @@ class AdaptiveModel(nn.Module, abc.ABC):
 
     encoder: Encoder
     n_labels: int
+    calibrates = False
+    """Whether `calibrate` needs rows that training has not seen."""
 
     @abc.abstractmethod
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -90,6 +92,14 @@ class AdaptiveModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns the stages of its training, in order."""
+
+    def calibrate(self, batches: Iterable[Batch], special_ids: Collection[int]) -> None:
+        """Sets what is counted rather than trained, after the last stage, without gradients or dropout.
+
+        Args:
+            batches: Rows held out of training for this, each once.
+            special_ids: Token ids that stand for no part of a text, padding among them.
+        """
 
     @abc.abstractmethod
     def steps(self) -> list[CompiledStep]:

@@ -80,22 +80,26 @@ def train_model(
     torch.manual_seed(seed)
     encoder = load_encoder(resolve_source(train.model))
     model = build_model(encoder, config, len(labels))
+    _check_calibration(model, config)
     tokenizer = fetch_tokenizer(resolve_source(train.model))
     text = TextEncoder(
         tokenizer[TOKENIZER_NAME],
         max_length=min(train.max_length, encoder.config.max_positions),
         pad_token_id=encoder.config.pad_token_id,
     )
-    tuning, rest = _hold_out(examples, train.tuning_rows)
-    rows, tuning_rows = (
+    tuning_rows, calibration_rows, rows = (
         Rows(text.encode(texts_of(part)), task.encode_targets(part, labels, where=str(train.data)), text)
-        for part in (rest, tuning)
+        for part in _hold_out(examples, train.tuning_rows, train.calibration_rows)
     )
     outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
-    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {len(tuning)} held out, {outputs}")
+    held_out = len(examples) - len(rows)
+    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out} held out, {outputs}")
     identity = {"config": msgspec.to_builtins(config), "seed": seed, "labels": labels, "rows": len(rows)}
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
+    if model.calibrates:
+        _calibrate(model, calibration_rows)
+        reporter.say(f"calibrated on {len(calibration_rows)} rows")
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     rule = method.rule(settings)
     points = choose_operating_points(
@@ -162,10 +166,11 @@ def _examples(config: RunConfig, task: Task) -> list[Example]:
     if config.train.data is None:
         raise ConfigError("train.data: expected a folder or hub id; give one with --data.")
     examples = read_examples(config.train.data, split="train", columns=config.train.columns, label_kind=task.LABEL_KIND)
-    if len(examples) <= config.train.tuning_rows:
+    tuning, calibration = config.train.tuning_rows, config.train.calibration_rows
+    if len(examples) <= tuning + calibration:
+        held_out = f"train.tuning_rows={tuning}" + (f" and train.calibration_rows={calibration}" if calibration else "")
         raise DataError(
-            f"{config.train.data}: {len(examples)} training rows, of which train.tuning_rows="
-            f"{config.train.tuning_rows} would be held out; lower it."
+            f"{config.train.data}: {len(examples)} training rows, of which {held_out} would be held out; lower it."
         )
     return examples
 
@@ -179,10 +184,34 @@ def _labels(config: RunConfig, task: Task, examples: list[Example]) -> tuple[str
     return tuple(train.labels)
 
 
-def _hold_out(examples: list[Example], count: int) -> tuple[list[Example], list[Example]]:
-    """Splits off rows at random, the same ones whatever the training's seed, so that seeds are comparable."""
+def _hold_out(examples: list[Example], *counts: int) -> list[list[Example]]:
+    """Splits off parts at random and returns them and the rest.
+
+    They are the same whatever the training's seed, so that seeds are comparable.
+    """
     order = np.random.default_rng(0).permutation(len(examples))
-    return [examples[i] for i in order[:count]], [examples[i] for i in order[count:]]
+    return [[examples[i] for i in places] for places in np.split(order, np.cumsum(counts))]
+
+
+def _check_calibration(model: AdaptiveModel, config: RunConfig) -> None:
+    count = config.train.calibration_rows
+    if model.calibrates and not count:
+        raise ConfigError(
+            f"train.calibration_rows: {config.method_name} counts something on rows that training has not seen; "
+            "expected 1 or more, got 0."
+        )
+    if count and not model.calibrates:
+        raise ConfigError(
+            f"train.calibration_rows: {config.method_name} has nothing to calibrate; expected 0, got {count}."
+        )
+
+
+@torch.no_grad()
+def _calibrate(model: AdaptiveModel, rows: Rows, size: int = 64) -> None:
+    was_training = model.training
+    model.cpu().eval()
+    model.calibrate((batch for _, batch in rows.batches(size)), rows.text.special_ids)
+    model.train(was_training)
 
 
 def _work_folder(target: Path, identity: dict[str, object], *, is_resumed: bool, force: bool) -> Path:

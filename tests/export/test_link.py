@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +72,28 @@ def test_plan_graphs_leaves_a_graph_that_stands_at_several_places() -> None:
 
 def test_plan_graphs_first_step_stays() -> None:
     assert [plan.step.file for plan in plan_graphs([EXIT], link=True)] == ["exit"]
+
+
+def test_plan_graphs_steps_may_share_a_file() -> None:
+    head = _step("head", EXIT.module, "hidden mask", "plus minus")
+
+    plans = plan_graphs([LAYER, head, LAYER, head], link=True)
+
+    assert [plan.step.file for plan in plans] == ["layer", "head", "layer", "head"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _step("layer", _Double(), "hidden mask", "hidden"),
+        _step("layer", LAYER.module, "hidden", "hidden"),
+        _step("layer", LAYER.module, "hidden mask", "wide"),
+    ],
+    ids=["module", "inputs", "outputs"],
+)
+def test_plan_graphs_one_file_for_different_graphs(other: CompiledStep) -> None:
+    with pytest.raises(ValueError, match=r"^layer: the layer of layer 1 and the layer of layer 1 share this file;"):
+        plan_graphs([LAYER, other, EXIT], link=True)
 
 
 def test_linked_module_feeds_each_part_the_newest_values() -> None:

@@ -1,5 +1,5 @@
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
-from edgebert.data import read_examples, texts_of
+from edgebert.data import Example, read_examples, texts_of
 from edgebert.errors import ConfigError, DataError, EdgeBertError
-from edgebert.methods._program import Stage
+from edgebert.methods._program import Batch, Stage
+from edgebert.methods.geep import Geep
 from edgebert.output import Advance, Reporter
 from edgebert.text import TextEncoder
-from edgebert.training import loop, train_model
+from edgebert.training import loop, run, train_model
 from edgebert.training.rows import Rows
 
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
@@ -25,7 +26,9 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "fastbert": ({"name": "fastbert"}, (6.0, 6.0)),
     "deebert": ({"name": "deebert"}, (6.0, 6.0)),
     "pabee": ({"name": "pabee"}, (8.0,)),
+    "geep": ({"name": "geep"}, (14.0,)),
 }
+CALIBRATION_ROWS = {"geep": 40}
 
 
 class _Recorder(Reporter):
@@ -67,6 +70,7 @@ def make_config(tiny_hf_folder: Path, sentiment_data: Path) -> Callable[..., Run
             learning_rate=2e-3,
             head_learning_rate_factor=3.0,
             tuning_rows=40,
+            calibration_rows=CALIBRATION_ROWS.get(method, 0),
             precision="fp32",
         )
         return RunConfig(method=settings, train=msgspec.structs.replace(train, **changes))
@@ -129,6 +133,109 @@ def test_train_reports_stages_and_operating_points(make_config: Callable[..., Ru
         "operating point default",
         "operating point confidence",
     ]
+
+
+@pytest.mark.parametrize("calibration_rows", [30, 50])
+def test_train_tunes_and_calibrates_on_rows_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    sentiment_data: Path,
+    tiny_tokenizer: bytes,
+    calibration_rows: int,
+) -> None:
+    seen: dict[str, list[tuple[int, ...]]] = {"train": [], "calibrate": [], "tune": []}
+    calibrate, points = Geep.calibrate, run.choose_operating_points
+
+    def train_stage(model: Any, stage: Any, rows: Any, **_: Any) -> None:
+        assert not seen["calibrate"]
+        seen["train"] += [tuple(row.ids) for row in rows.encoded]
+
+    def record(self: Geep, batches: Iterable[Batch], special_ids: Any) -> None:
+        kept = list(batches)
+        pairs = [pair for batch in kept for pair in zip(batch.input_ids, batch.attention_mask, strict=True)]
+        seen["calibrate"] += [tuple(ids[mask == 1].tolist()) for ids, mask in pairs]
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        calibrate(self, kept, special_ids)
+
+    def choose(model: Any, steps: Any, rows: Any, **options: Any) -> Any:
+        seen["tune"] += [tuple(row.ids) for row in rows.encoded]
+        return points(model, steps, rows, **options)
+
+    monkeypatch.setattr(run, "train_stage", train_stage)
+    monkeypatch.setattr(run, "choose_operating_points", choose)
+    monkeypatch.setattr(Geep, "calibrate", record)
+
+    trained = train_model(make_config("geep", calibration_rows=calibration_rows), tmp_path / "out")
+
+    text = TextEncoder(tiny_tokenizer, max_length=32, pad_token_id=0)
+    everything = [tuple(row.ids) for row in text.encode(texts_of(read_examples(sentiment_data, split="train")))]
+    assert {name: len(rows) for name, rows in seen.items()} == {
+        "train": 160 - calibration_rows,
+        "calibrate": calibration_rows,
+        "tune": 40,
+    }
+    assert sorted(row for rows in seen.values() for row in rows) == sorted(everything)
+    assert isinstance(trained.model, Geep)
+    assert trained.model.table.rows.sum() == calibration_rows
+    assert trained.model.training
+
+
+def test_hold_out_keeps_the_first_part_whatever_comes_after() -> None:
+    examples = [Example(text=str(number)) for number in range(50)]
+
+    alone, rest = run._hold_out(examples, 10)
+    first, second, others = run._hold_out(examples, 10, 15)
+
+    assert first == alone
+    assert second + others == rest
+    assert sorted(first + second + others, key=lambda e: int(e.text)) == examples
+    assert (len(first), len(second)) == (10, 15)
+    assert run._hold_out(examples, 10, 0) == [alone, [], rest]
+
+
+def test_train_resumed_calibrates_anew(
+    monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = make_config("geep", stage_epochs=(1.0,))
+    whole = train_model(config, tmp_path / "whole")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "choose_operating_points", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(config, tmp_path / "out")
+
+    resumed = train_model(config, tmp_path / "out", is_resumed=True)
+
+    assert _same(whole, resumed)
+    assert resumed.facts == whole.facts
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "message"),
+    [
+        ("geep", 0, "geep counts something on rows that training has not seen; expected 1 or more, got 0."),
+        ("plain", 10, "plain has nothing to calibrate; expected 0, got 10."),
+    ],
+)
+def test_train_calibration_rows_refused(
+    make_config: Callable[..., RunConfig], tmp_path: Path, method: str, rows: int, message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        train_model(make_config(method, calibration_rows=rows), tmp_path / "out")
+
+    assert str(raised.value) == f"train.calibration_rows: {message}"
+
+
+def test_train_everything_held_out(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    held_out = r"200 training rows, of which train\.tuning_rows=40 and train\.calibration_rows=160 would be held out"
+
+    with pytest.raises(DataError, match=held_out):
+        train_model(make_config("geep", calibration_rows=160), tmp_path / "out")
 
 
 def test_train_max_steps_bounds_every_stage(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
