@@ -91,6 +91,7 @@ def measure(
     layers_run = path.sum(axis=1)
     macs = np.concatenate([outcome.macs for outcome in outcomes])
     executed = sum(model.layer_rows(outcome.calls) for outcome in outcomes)
+    classified = sum(model.classifier_rows(outcome.calls) for outcome in outcomes)
     if model.compact and executed != int(layers_run.sum()):
         raise EdgeBertError(f"{name}: claims {int(layers_run.sum())} layers, ran {executed}: a bug of the engine.")
     predictions = task.predictions(scores)
@@ -121,6 +122,7 @@ def measure(
         **{key: value for key, value in metrics.items() if key != task.METRIC},
         "mean_layers": float(layers_run.mean()),
         "layers": manifest.encoder.layers,
+        "mean_classifications": classified / len(examples),
         "mean_tokens": float(lengths.mean()),
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
         "gmacs": float(macs.mean() / 1e9),
