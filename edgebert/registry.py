@@ -31,6 +31,8 @@ def load(package: str, name: str) -> ModuleType:
     """
     known = names(package)
     if name not in known:
-        kind = {"policies": "policy"}.get(package.rpartition(".")[2], package.rpartition(".")[2].rstrip("s"))
+        kind = {"policies": "policy", "convert": "naming"}.get(
+            package.rpartition(".")[2], package.rpartition(".")[2].rstrip("s")
+        )
         raise ConfigError(f"unknown {kind} {name!r}.{suggestion(name, known)}")
     return importlib.import_module(f"{package}.{name}")

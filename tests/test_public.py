@@ -21,7 +21,7 @@ HEAVY = [
     "rich",
 ]
 MODULES = ["edgebert", *(module.name for module in pkgutil.walk_packages(edgebert.__path__, "edgebert."))]
-TORCH_SIDE = ("checkpoint", "demo", "encoders", "export", "losses", "methods", "rivals", "training")
+TORCH_SIDE = ("checkpoint", "convert", "demo", "encoders", "export", "losses", "methods", "rivals", "training")
 LIGHT = [name for name in MODULES if not f"{name}.".startswith(tuple(f"edgebert.{part}." for part in TORCH_SIDE))]
 
 

@@ -37,6 +37,7 @@ def test_load_known() -> None:
         ("edgebert.policies", "confidense", "unknown policy 'confidense'. Did you mean 'confidence'?"),
         ("edgebert.encoders", "berd", "unknown encoder 'berd'. Did you mean 'bert'?"),
         ("edgebert.encoders", "_blocks", "unknown encoder '_blocks'. Known: bert."),
+        ("edgebert.convert", "deebrt", "unknown naming 'deebrt'. Did you mean 'deebert'?"),
         ("edgebert.tasks", "classify", "unknown task 'classify'. Did you mean 'classification'?"),
     ],
 )
