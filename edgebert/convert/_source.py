@@ -108,7 +108,7 @@ def _read_pickle(path: Path) -> Any:
     # A damaged file can fail anywhere in the reader.
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        wanted = re.search(r"GLOBAL (\S+)", reason)
+        wanted = re.search(r"GLOBAL (\S+\w) was", reason)
         if wanted:
             raise ConfigError(
                 f"{path}: refused: to read it, {wanted.group(1)} would have to be run; only files of plain tensors are "

@@ -55,7 +55,7 @@ def test_deebert_becomes_deebert(
     texts: list[str],
     bert_config: transformers.BertConfig,
 ) -> None:
-    settings = {**bert_config.to_dict(), "id2label": {"1": "neutral", "0": "bad", "2": "good"}}
+    settings = {**bert_config.to_diff_dict(), "id2label": {"1": "neutral", "0": "bad", "2": "good"}}
 
     road = make_road(original, save_original(_weights(original), settings))
 
@@ -85,7 +85,7 @@ def test_one_label_refused(
     bert_config: transformers.BertConfig, save_original: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = save_original(
-        _DeeBert(bert_config, labels=1).state_dict(), bert_config.to_dict() | {"id2label": {"0": "x"}}
+        _DeeBert(bert_config, labels=1).state_dict(), bert_config.to_diff_dict() | {"id2label": {"0": "x"}}
     )
 
     with pytest.raises(ConfigError, match=r"regression.*its exits stop by entropy"):
@@ -100,7 +100,7 @@ def test_layers_not_said(
     tmp_path: Path,
     layers: object,
 ) -> None:
-    folder = save_original(_weights(original), bert_config.to_dict() | {"num_hidden_layers": layers})
+    folder = save_original(_weights(original), bert_config.to_diff_dict() | {"num_hidden_layers": layers})
 
     with pytest.raises(ConfigError, match=r"config\.json: num_hidden_layers: expected a number of 1 or more, got"):
         convert_checkpoint(folder, tmp_path / "checkpoint")

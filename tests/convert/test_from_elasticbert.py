@@ -32,7 +32,7 @@ class _ElasticBert(nn.Module):
 
 
 def _settings(config: transformers.BertConfig) -> dict[str, Any]:
-    return {**config.to_dict(), "model_type": "elasticbert", "num_output_layers": 3, "max_output_layers": 3}
+    return {**config.to_diff_dict(), "model_type": "elasticbert", "num_output_layers": 3, "max_output_layers": 3}
 
 
 def test_elasticbert_becomes_deebert(
@@ -71,5 +71,7 @@ def test_one_label_becomes_pabee(
     assert made.checkpoint.facts.config.train.task == "regression"
     with torch.no_grad():
         theirs = original.answers(ids, mask, torch.zeros_like(ids))
-    for given, expected in zip(full_depth(model.eval().steps(), Batch(ids, mask)), theirs, strict=True):
+    for given, expected in zip(
+        full_depth(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask)), theirs, strict=True
+    ):
         assert given["logits"].numpy() == pytest.approx(expected.numpy(), abs=2e-5)

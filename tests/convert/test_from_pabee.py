@@ -41,10 +41,10 @@ def test_pabee_becomes_pabee(
     make_road: Callable[..., Any],
     texts: list[str],
 ) -> None:
-    config = transformers.BertConfig(**{**bert_config.to_dict(), "num_hidden_layers": 6})
+    config = transformers.BertConfig(**{**bert_config.to_diff_dict(), "num_hidden_layers": 6})
     original = draw(_Pabee(config))
 
-    road = make_road(original, save_original(original.state_dict(), config.to_dict()))
+    road = make_road(original, save_original(original.state_dict(), config.to_diff_dict()))
 
     facts = road.conversion.checkpoint.facts
     assert road.conversion.naming == "pabee"
@@ -63,7 +63,7 @@ def test_one_label_is_regression(
     tmp_path: Path,
 ) -> None:
     original = draw(_Pabee(bert_config, labels=1))
-    folder = save_original(original.state_dict(), bert_config.to_dict() | {"id2label": {"0": "similarity"}})
+    folder = save_original(original.state_dict(), bert_config.to_diff_dict() | {"id2label": {"0": "similarity"}})
     ids, mask = torch.tensor([[2, 9, 8, 3]]), torch.ones(1, 4, dtype=torch.long)
 
     made = convert_checkpoint(folder, tmp_path / "checkpoint")
@@ -73,7 +73,9 @@ def test_one_label_is_regression(
     assert made.checkpoint.facts.labels == ("similarity",)
     with torch.no_grad():
         theirs = original.answers(ids, mask, torch.zeros_like(ids))
-    for given, expected in zip(full_depth(model.eval().steps(), Batch(ids, mask)), theirs, strict=True):
+    for given, expected in zip(
+        full_depth(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask)), theirs, strict=True
+    ):
         assert given["logits"].numpy() == pytest.approx(expected.numpy(), abs=2e-5)
 
 
