@@ -43,7 +43,7 @@ def straight_through(logits: Tensor, temperature: float) -> Tensor:
 
 def not_empty(paths: Tensor, logits: Tensor) -> Tensor:
     """Returns the paths, every empty one with its likeliest layer; arguments and result float [batch, layers]."""
-    empty = paths.detach().sum(dim=1, keepdim=True) == 0
+    empty = (paths.detach() < 0.5).all(dim=1, keepdim=True)
     return paths + empty * functional.one_hot(logits.argmax(dim=1), logits.shape[1])
 
 

@@ -328,7 +328,7 @@ class DpBert(AdaptiveModel):
             free = started if index == len(self.encoder.layers) - 1 else torch.ones_like(started)
             include = torch.where(free, chosen, 1.0)
             hidden = _pass(layer, hidden, mask, include)
-            started = started | (include.detach() > 0)
+            started = started | (include.detach() > 0.5)
             decisions.append((logits, chosen, include, free))
         include_logits, chosen, executed, free = (torch.stack(part, dim=1) for part in zip(*decisions, strict=True))
         answer = self._answer(hidden, mask)

@@ -19,6 +19,7 @@ from edgebert.training import loop, train_model
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "plain": ({"name": "plain"}, (8.0,)),
     "dact_bert": ({"name": "dact_bert", "trunk": 16}, (6.0, 6.0)),
+    "dpbert": ({"name": "dpbert", "planner_width": 16}, (5.0, 4.0, 2.0, 4.0)),
 }
 
 
