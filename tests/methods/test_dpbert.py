@@ -12,7 +12,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgebert.config import TrainConfig, decode
 from edgebert.data import read_examples, texts_of
@@ -47,6 +46,7 @@ def batch() -> Batch:
     ids = torch.randint(4, 50, mask.shape, generator=generator)
     ids[:, 0] = 2  # every text starts with the same token
     types = torch.randint(0, 2, mask.shape, generator=generator)
+    types[:, 0] = 0
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     return Batch(input_ids=ids * mask, attention_mask=mask, token_type_ids=types * mask, labels=labels)
 
@@ -271,7 +271,7 @@ def test_dpbert_first_planner_reads_more_than_the_first_token(
 
     # The first token's embedding is the same for every row, so that reading it alone would decide the same for all.
     states = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-    assert (states[0][:, 0] == states[0][0, 0]).all() or batch.token_type_ids is not None
+    assert (states[0][:, 0] - states[0][0, 0]).abs().max() == 0
     assert first(model).unique().numel() == ROWS
     if planner == "state":
         later = model.gate(1)
@@ -286,8 +286,6 @@ def test_dpbert_shared_planner_tells_layers_apart(make_model: Callable[..., dpbe
 
     logits = torch.stack([model.gate(index).logits(hidden, batch.attention_mask) for index in range(LAYERS)])
 
-    expected = functional.linear(model.gate(0).planner.pooling(hidden, batch.attention_mask), torch.eye(32))
-    assert expected.shape == (ROWS, 32)
     assert all((logits[i] - logits[j]).abs().max() > 0.01 for i, j in itertools.combinations(range(LAYERS), 2))
     assert {name for name, _ in model.named_parameters() if "planner" in name} == {
         f"planner.{part}.{kind}" for part in ("expand", "decide") for kind in ("weight", "bias")
