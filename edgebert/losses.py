@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,12 @@ def mean_cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
 
 
 def mean_distillation(students: Sequence[Tensor], teacher: Tensor) -> Tensor:
-    """Returns KL(teacher || student), averaged over students and rows; no gradient reaches the teacher."""
+    """Returns KL(teacher || student), averaged over students and rows; no gradient reaches the teacher.
+
+    A single output is a value and not a label's logit: there it is the squared difference.
+    """
+    if teacher.shape[-1] == 1:
+        return torch.stack([functional.mse_loss(value.float(), teacher.detach().float()) for value in students]).mean()
     target = teacher.detach().float().softmax(dim=-1)
     terms = [
         functional.kl_div(logits.float().log_softmax(dim=-1), target, reduction="batchmean") for logits in students
@@ -40,3 +46,9 @@ def probability_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Returns -log p[label], averaged over rows, of probabilities, float [batch, labels]."""
     chosen = probabilities.gather(1, labels[:, None]).squeeze(1)
     return -chosen.clamp_min(1.0e-8).log().mean()
+
+
+def normalised_entropy(logits: Tensor) -> Tensor:
+    """Returns the entropy of softmax(logits) over its largest possible value, 0 to 1, float [batch]."""
+    logarithm = logits.log_softmax(dim=-1)
+    return -(logarithm.exp() * logarithm).sum(dim=-1) / math.log(logits.shape[-1])

@@ -21,7 +21,9 @@ from edgebert.data import read_examples
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
 from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
 from edgebert.export import export_model
+from edgebert.methods._paths import threshold
 from edgebert.methods._program import Batch
+from edgebert.methods.dpbert import DpBert
 from edgebert.text import TextEncoder
 
 # Models this small gain nothing from threads, and on a busy machine waiting for each other costs them a hundredfold.
@@ -126,6 +128,24 @@ def scramble(module: nn.Module, seed: int, standard_deviation: float) -> None:
                 part.weight.add_(0.2 * torch.randn_like(part.weight))
             if isinstance(part, nn.LayerNorm | nn.Linear) and part.bias is not None:
                 part.bias.add_(0.2 * torch.randn_like(part.bias))
+
+
+@pytest.fixture(scope="session")
+def balance_planner() -> Callable[[DpBert, Batch], None]:
+    """Moves the biases of a model's planner so that about half of a batch's rows run each layer."""
+
+    def balance(model: DpBert, batch: Batch) -> None:
+        for index in range(len(model.encoder.layers)):
+            with torch.no_grad():
+                logits = model.walk(batch, threshold).include_logits
+                if isinstance(model.planner, nn.ModuleList):
+                    model.planner[index].decide.bias.sub_(logits[:, index].quantile(0.5))
+                elif model.config.shared_planner:
+                    model.planner.decide.bias.sub_(logits.quantile(0.5))
+                else:
+                    model.planner.decide.bias.sub_(logits.quantile(0.5, dim=0))
+
+    return balance
 
 
 @pytest.fixture(scope="session")

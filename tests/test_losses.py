@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from edgebert.losses import mean_cross_entropy, mean_distillation, probability_nll, task_loss
+from edgebert.losses import mean_cross_entropy, mean_distillation, normalised_entropy, probability_nll, task_loss
 
 LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
 
@@ -54,6 +54,33 @@ def test_mean_distillation_trains_the_students_only() -> None:
     assert teacher.grad is None
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
+
+
+def test_mean_distillation_of_one_output_is_the_squared_difference() -> None:
+    teacher = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    student = torch.tensor([[1.5], [0.0]], requires_grad=True)
+
+    loss = mean_distillation([student, teacher.detach()], teacher)
+    loss.backward()
+
+    assert loss.item() == pytest.approx((0.25 + 4.0) / 2 / 2)
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.tolist() == [[0.25], [-1.0]]
+
+
+def test_task_loss_of_classes_and_of_numbers() -> None:
+    classes = task_loss(torch.tensor([[0.0, math.log(3)]]), torch.tensor([1]))
+    numbers = task_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([3.0, 2.0]))
+
+    assert classes.item() == pytest.approx(-math.log(3 / 4))
+    assert numbers.item() == pytest.approx(2.0)
+
+
+def test_normalised_entropy_of_even_and_sure_answers() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0], [math.log(2), math.log(1), math.log(1)]])
+
+    assert normalised_entropy(logits).tolist() == pytest.approx([1.0, 0.0, 1.5 * math.log(2) / math.log(3)], abs=1e-6)
 
 
 def test_probability_nll_value() -> None:

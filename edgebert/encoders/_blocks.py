@@ -242,6 +242,10 @@ class Encoder(nn.Module):
         )
         return shorter
 
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Returns x_0, float [batch, tokens, hidden], of ids and segments, int64 [batch, tokens]; None means all 0."""
+        return self.embeddings(input_ids, token_type_ids)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> list[Tensor]:
         """Returns the hidden states x_0 (embeddings) to x_N, each float [batch, tokens, hidden].
 
@@ -251,7 +255,7 @@ class Encoder(nn.Module):
             token_type_ids: Segment ids, int64 [batch, tokens]; None means all 0. A model with one segment or none
                 does not read them.
         """
-        states = [self.embeddings(input_ids, token_type_ids)]
+        states = [self.embed(input_ids, token_type_ids)]
         for layer in self.layers:
             states.append(layer(states[-1], attention_mask))
         return states

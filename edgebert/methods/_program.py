@@ -202,6 +202,35 @@ def exit_steps(
     return steps
 
 
+class HeadStep(nn.Module):
+    """A pooling and a head as a step."""
+
+    def __init__(self, pooling: Pooling, head: nn.Module) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.head = head
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns logits, float [batch, labels], of hidden states, float [batch, tokens, hidden]."""
+        return self.head(self.pooling(hidden, attention_mask))
+
+
+def head_step(
+    pooling: Pooling, head: nn.Module, config: EncoderConfig, n_labels: int, *, may_link: bool = False
+) -> CompiledStep:
+    """Returns the step that answers every row after the last layer, with a head of the family's own shape."""
+    return CompiledStep(
+        kind="head",
+        layer=config.layers,
+        file="head",
+        module=HeadStep(pooling, head),
+        inputs=("hidden", "attention_mask"),
+        outputs=("logits",),
+        macs=Macs(row=config.hidden_size * (config.hidden_size + n_labels)),
+        may_link=may_link,
+    )
+
+
 @torch.no_grad()
 def full_depth(steps: Sequence[CompiledStep], batch: Batch) -> list[dict[str, Tensor]]:
     """Runs every step of a program on every row, in torch, and returns what its exits and heads gave.

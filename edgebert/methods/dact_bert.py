@@ -22,7 +22,6 @@ A realisation of the published idea; departures from it, and what the sources le
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
@@ -33,7 +32,7 @@ from torch.nn import functional
 from edgebert.bundle.manifest import Macs
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
-from edgebert.losses import mean_cross_entropy, mean_distillation, probability_nll
+from edgebert.losses import mean_cross_entropy, mean_distillation, normalised_entropy, probability_nll
 from edgebert.methods._program import (
     AdaptiveModel,
     Batch,
@@ -116,12 +115,6 @@ class Unit(nn.Module):
         """Returns y_n, float [batch, labels], and h_n, float [batch]."""
         label, halt = self.logits(hidden, attention_mask)
         return label.softmax(dim=-1), torch.sigmoid(halt)
-
-
-def normalised_entropy(logits: Tensor) -> Tensor:
-    """Returns the entropy of softmax(logits) over its largest possible value, 0 to 1, float [batch]."""
-    logarithm = logits.log_softmax(dim=-1)
-    return -(logarithm.exp() * logarithm).sum(dim=-1) / math.log(logits.shape[-1])
 
 
 def accumulate(labels: list[Tensor], halts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -11,10 +11,9 @@ static frontier that adaptive methods must beat is trained.
 from __future__ import annotations
 
 import msgspec
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgebert import registry
-from edgebert.bundle.manifest import Macs
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder, initialise
 from edgebert.errors import ConfigError
@@ -28,6 +27,7 @@ from edgebert.methods._program import (
     Stage,
     embed_step,
     groups,
+    head_step,
     layer_step,
 )
 
@@ -81,28 +81,9 @@ class Plain(AdaptiveModel):
     def steps(self) -> list[CompiledStep]:
         """Returns embed, the layers, and one head."""
         shape = self.encoder.config
-        head = CompiledStep(
-            kind="head",
-            layer=shape.layers,
-            file="head",
-            module=_Head(self.pooling, self.head),
-            inputs=("hidden", "attention_mask"),
-            outputs=("logits",),
-            macs=Macs(row=shape.hidden_size * (shape.hidden_size + self.n_labels)),
-            may_link=True,
-        )
+        head = head_step(self.pooling, self.head, shape, self.n_labels, may_link=True)
         layers = [layer_step(layer, index, shape) for index, layer in enumerate(self.encoder.layers)]
         return [embed_step(self.encoder), *layers, head]
-
-
-class _Head(nn.Module):
-    def __init__(self, pooling: Pooling, head: nn.Module) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.head = head
-
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.head(self.pooling(hidden, attention_mask))
 
 
 def build(encoder: Encoder, config: Config, n_labels: int) -> Plain:

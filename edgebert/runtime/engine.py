@@ -22,6 +22,10 @@ from edgebert.text import Values
 IDS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 """The values a batch starts with."""
 
+ROWS_WORTH_A_GROUP = 8
+"""A batch is split by path when the paths have this many rows on average: many small groups were measured 1.4 to 1.75
+times slower than one batch whose layers run on the rows that want them, and few large ones up to 8 % faster."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -236,8 +240,9 @@ class Engine:
             ready.handle(ready, rows)
             for name in ready.unread:
                 rows.values.pop(name, None)  # an exit that is not read makes none
-            if ready.step.kind == "plan" and not reads_ids_only(ready.step) and len(rows.places) > 1:
-                for group in _same_paths(rows):
+            groups = _same_paths(rows) if ready.step.kind == "plan" and not reads_ids_only(ready.step) else []
+            if 1 < len(groups) <= len(rows.places) / ROWS_WORTH_A_GROUP:
+                for group in groups:
                     self._run(rows.part(group), number + 1, compact)
                 return
             if rows.finished is not None:

@@ -14,6 +14,7 @@ from edgebert.bundle.manifest import (
     Step,
     decode_manifest,
     encode_manifest,
+    exit_layers_of,
 )
 from edgebert.errors import BundleError
 
@@ -162,3 +163,52 @@ def test_decode_manifest_without_default(manifest: Manifest) -> None:
     message = _refusal(manifest, operating_points={"fast": manifest.rule})
 
     assert message == "b/edgebert.json: there is no operating point named default."
+
+
+@pytest.mark.parametrize(
+    ("program", "layers"),
+    [
+        ("embed0 layer1 layer2 head2", ()),
+        ("embed0 layer1 exit1 layer2 layer3 exit3", (1, 3)),
+        ("embed0 plan0 layer1 layer2 layer3 head3", (1, 2, 3)),
+        ("embed0 gate1 layer1 gate2 layer2 head2", (1, 2)),
+        ("plan0 embed0 layer1 head1 layer2 layer3 head3", (1, 3)),
+    ],
+)
+def test_exit_layers_of_a_program(program: str, layers: tuple[int, ...]) -> None:
+    steps = [(step[:-1], int(step[-1])) for step in program.split()]
+
+    assert exit_layers_of(steps) == layers  # type: ignore[arg-type]
+
+
+GATE = Step(kind="gate", layer=1, graph="graphs/gate_00.onnx", inputs=("hidden",), outputs=("include",))
+PLAN = Step(kind="plan", layer=0, graph="graphs/plan.onnx", inputs=("hidden",), outputs=("include",))
+
+
+@pytest.mark.parametrize("decides", [GATE, PLAN], ids=["gate", "plan"])
+def test_decode_manifest_linked_behind_a_layer_that_may_be_left_out(manifest: Manifest, decides: Step) -> None:
+    embed, layer, answer = manifest.program
+    files = {**manifest.files, "graphs/gate_00.onnx": FACTS, "graphs/plan.onnx": FACTS}
+
+    message = _refusal(manifest, program=(embed, decides, layer, answer), files=files)
+
+    assert message == "b/edgebert.json: program step 3 (exit of layer 1): linked into a graph that not every row runs."
+
+
+def test_decode_manifest_linked_behind_what_every_row_runs(manifest: Manifest) -> None:
+    embed, layer, _ = manifest.program
+    embed = msgspec.structs.replace(embed, outputs=("hidden", "include"))
+    plan = msgspec.structs.replace(PLAN, graph=None, inputs=("include",), outputs=())
+    head = Step(kind="head", layer=1, graph="graphs/head.onnx", inputs=("hidden",), outputs=("logits",))
+    files = {**manifest.files, "graphs/head.onnx": FACTS}
+    planned = msgspec.structs.replace(manifest, program=(embed, plan, layer, head), files=files)
+
+    assert decode_manifest(encode_manifest(planned), where="b").program == planned.program
+
+
+def test_decode_manifest_linked_behind_nothing(manifest: Manifest) -> None:
+    embed, *others = manifest.program
+
+    message = _refusal(manifest, program=(msgspec.structs.replace(embed, graph=None), *others))
+
+    assert message == "b/edgebert.json: program step 0 (embed of layer 0): linked into a graph that not every row runs."

@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "deebert": ({"name": "deebert"}, (6.0, 6.0)),
     "pabee": ({"name": "pabee"}, (8.0,)),
     "geep": ({"name": "geep"}, (14.0,)),
+    "dpbert": ({"name": "dpbert", "planner_width": 16}, (6.0, 6.0, 8.0, 8.0)),
 }
 CALIBRATION_ROWS = {"geep": 40}
 
@@ -110,7 +111,7 @@ def test_train_learns_and_its_checkpoint_opens(
     trained = train_model(make_config(method), tmp_path / "out", reporter=recorder)
 
     opened = load_checkpoint(tmp_path / "out")
-    assert all(losses[-1] < losses[0] for losses in recorder.losses.values())
+    assert all(losses[-1] < losses[0] for losses in recorder.losses.values()), recorder.losses
     assert len(recorder.losses) == len(METHODS[method][1])
     assert _accuracy(opened, sentiment_data) >= 0.85
     assert _same(trained, opened)
