@@ -108,10 +108,12 @@ def _read_pickle(path: Path) -> Any:
     # A damaged file can fail anywhere in the reader.
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        wanted = re.search(r"GLOBAL (\S+\w) was", reason)
+        wanted = re.search(r"GLOBAL (\S+\w) (was|whose)", reason)
         if wanted:
             raise ConfigError(
                 f"{path}: refused: to read it, {wanted.group(1)} would have to be run; only files of plain tensors are "
                 "opened. Save the model's state_dict() alone, best as safetensors."
             ) from error
-        raise ConfigError(f"{path}: cannot be read as tensors, is it complete? {reason[:200]}") from error
+        # torch's own text advises to run what is in the file.
+        reason = reason.partition("WeightsUnpickler error: ")[2] or reason.partition("Weights only load failed")[0]
+        raise ConfigError(f"{path}: cannot be read as tensors, is it complete? {reason[:200]}".rstrip()) from error
