@@ -98,7 +98,7 @@ class Road:
     bundle: Path
     text: TextEncoder
 
-    def check_exits(self, texts: list[Text]) -> None:
+    def check_exits(self, texts: list[Text], *, tolerance: float = 1e-4) -> None:
         """Holds the logits after every layer, in one padded batch, against the original's."""
         values = self.text.pad(self.text.encode(texts))
         batch = Batch(**{name: torch.from_numpy(value) for name, value in values.items()})
@@ -107,7 +107,7 @@ class Road:
         theirs = self._answers(values)
         assert len(ours) == len(theirs)
         for given, expected in zip(ours, theirs, strict=True):
-            assert given["logits"].numpy() == pytest.approx(expected, abs=1e-4)
+            assert given["logits"].numpy() == pytest.approx(expected, abs=tolerance)
             assert np.ptp(expected, axis=0).max() > 0.1
 
     def check_run(self, texts: list[Text], stops: Callable[[list[NDArray[np.float64]]], bool]) -> None:

@@ -142,7 +142,8 @@ def test_fastbert_becomes_fastbert(
     assert set(road.conversion.ignored) == (
         {f"kernel.target.nsp_linear_1.{kind}" for kind in ("weight", "bias")} if is_package else set()
     )
-    road.check_exits([*texts[:20], ("a good movie", "not a bad one at all")])
+    # The norm's 1e-6 that is left out comes to 1.3e-4 in double precision too, with weights as large as these.
+    road.check_exits([*texts[:20], ("a good movie", "not a bad one at all")], tolerance=5e-4)
     road.check_run(texts[:40], _is_sure)
 
 
