@@ -16,12 +16,13 @@ A realisation of the published idea; only the abstract was to be had, so the pla
   not for `upfront`, which sees no answer.
 - Four stages: fine-tuning; path-robust tuning with every layer left out with `skip_probability` and, for half of the
   rows, everything after a random layer; the planner alone; everything together.
-- The teacher of a path is the same model with every layer, without dropout and gradient, not a frozen copy.
+- The teacher of a path is the same model with every layer, not a frozen copy. `full_loss` keeps it one: from the second
+  stage on, the task's loss with every layer is added. At 0 the teacher has no gradient and no dropout, and drifts.
 - `st_gumbel` adds logistic noise to the planner's logits, decides hard, and lets the gradient through a sigmoid;
   `reinforce` samples a path, rewards 1 - share^2 if the answer is right and -`wrong_penalty` if not, and takes the
   reward of the path without sampling as its baseline. No curriculum: new planners include most layers.
 - The mean share of layers that really ran is kept near `executed_share` by `cost_weight` times the squared difference
-  (`st_gumbel`). The default is half of them; the paper's headline speaks of three quarters of the time.
+  (`st_gumbel`). The default is 0.55 of them; the paper's headline speaks of three quarters of the time.
 - No path is empty: a row that has left out everything runs the last layer, or with `upfront` its likeliest one.
 """
 
@@ -93,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         planner_width: Width of a planner's hidden layer.
         shared_planner: One planner for all layers, with an embedding of the layer. Only for `sequential`.
         skip_probability: Probability of leaving a layer out in path-robust tuning.
+        full_loss: Weight of the task's loss with every layer, from the second stage on.
         distillation: Weight of KL(all layers || path).
         cost_weight: Weight of (mean share - executed_share)^2.
         temperature: Of the sigmoid that carries the gradient of a decision.
@@ -102,12 +104,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     planner: Literal["sequential", "upfront"] = "sequential"
     estimator: Literal["st_gumbel", "reinforce"] = "st_gumbel"
-    executed_share: float = 0.5
+    executed_share: float = 0.55
     pool: Pool = "mean"
     planner_input: Literal["state", "uncertainty"] = "uncertainty"
     planner_width: int = 64
     shared_planner: bool = False
-    skip_probability: float = 0.2
+    skip_probability: float = 0.1
+    full_loss: float = 1.0
     distillation: float = 1.0
     cost_weight: float = 4.0
     temperature: float = 1.0
@@ -118,7 +121,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("executed_share", "skip_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        for name in ("distillation", "cost_weight", "wrong_penalty", "entropy_bonus"):
+        for name in ("full_loss", "distillation", "cost_weight", "wrong_penalty", "entropy_bonus"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not self.temperature > 0:
@@ -245,7 +248,7 @@ class DpBert(AdaptiveModel):
         return _task_loss(self(batch.input_ids, batch.attention_mask, batch.token_type_ids), batch)
 
     def path_robust_loss(self, batch: Batch) -> Tensor:
-        """Returns the task's loss and the distance from the answer of all layers, on random paths."""
+        """Returns the task's loss on random paths and the added terms."""
         mask = batch.attention_mask
         hidden = self.encoder.embed(batch.input_ids, batch.token_type_ids)
         paths = random_paths(len(hidden), len(self.encoder.layers), self.config.skip_probability).to(hidden.device)
@@ -255,7 +258,7 @@ class DpBert(AdaptiveModel):
                 after[runs] = layer(hidden[runs], mask[runs]).to(hidden.dtype)
                 hidden = after
         logits = self._answer(hidden, mask)
-        return _task_loss(logits, batch) + self._distance(logits, batch)
+        return self._loss(logits, batch)
 
     def planner_loss(self, batch: Batch) -> Tensor:
         """Returns the joint loss without dropout, for what is frozen then."""
@@ -263,9 +266,9 @@ class DpBert(AdaptiveModel):
             return self.joint_loss(batch)
 
     def joint_loss(self, batch: Batch) -> Tensor:
-        """Returns the task's loss and the distance from the answer of all layers, on planned paths, and the planner's.
+        """Returns the task's loss on planned paths, the added terms, and the planner's loss.
 
-        With `reinforce` the decisions are constants for the first two, so that these only reach the other weights.
+        With `reinforce` the decisions are constants for all but the last, so that the others reach other weights only.
         """
         if self.config.estimator == "reinforce":
             walk = self.walk(batch, sample)
@@ -279,7 +282,7 @@ class DpBert(AdaptiveModel):
         else:
             walk = self.walk(batch, lambda logits: straight_through(logits, self.config.temperature))
             planning = self.config.cost_weight * (walk.executed.mean() - self.config.executed_share) ** 2
-        return _task_loss(walk.logits, batch) + self._distance(walk.logits, batch) + planning
+        return self._loss(walk.logits, batch) + planning
 
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns fine-tuning, path-robust tuning, the planner alone, and everything together."""
@@ -341,13 +344,17 @@ class DpBert(AdaptiveModel):
         is_right = walk.logits.argmax(dim=-1) == batch.labels
         return reward(walk.executed.mean(dim=1), is_right, self.config.wrong_penalty)
 
-    def _distance(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Returns the weighted distance from the answer of all layers."""
-        if not self.config.distillation:
-            return logits.new_zeros(())
-        with torch.no_grad(), evaluating(self):
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Returns the task's loss on paths, the distance from the answer of all layers, and the task's loss on that."""
+        config = self.config
+        loss = _task_loss(logits, batch)
+        if not config.full_loss and not config.distillation:
+            return loss
+        with contextlib.nullcontext() if config.full_loss else _only_teaching(self):
             full = self(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        return self.config.distillation * mean_distillation([logits], full)
+        if config.full_loss:
+            loss = loss + config.full_loss * _task_loss(full, batch)
+        return loss + config.distillation * mean_distillation([logits], full)
 
 
 class Plan(nn.Module):
@@ -396,6 +403,13 @@ class Gate(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns the probability of including the layer, float [batch]."""
         return torch.sigmoid(self.logits(hidden, attention_mask))
+
+
+@contextlib.contextmanager
+def _only_teaching(model: nn.Module) -> Iterator[None]:
+    """Switches dropout and gradients off and on again."""
+    with torch.no_grad(), evaluating(model):
+        yield
 
 
 @contextlib.contextmanager

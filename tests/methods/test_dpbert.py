@@ -60,7 +60,9 @@ def make_model(
     def make(*, layers: int = LAYERS, n_labels: int = 3, seed: int = 5, **settings: Any) -> dpbert.DpBert:
         encoder = make_encoder(layers=layers, hidden_dropout=0.3)
         torch.manual_seed(seed)
-        model = dpbert.build(encoder, dpbert.Config(**{"planner_width": 16, **settings}), n_labels).eval()
+        model = dpbert.build(
+            encoder, dpbert.Config(**{"planner_width": 16, "full_loss": 0.0, **settings}), n_labels
+        ).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if not name.startswith("encoder."):
@@ -627,11 +629,27 @@ def test_dpbert_teacher_is_the_whole_model_without_dropout(
     model = make_model(distillation=1.0).train()
     logits = torch.zeros(ROWS, 3)
 
-    first, second = (model._distance(logits, batch).item() for _ in range(2))
+    first, second = (model._loss(logits, batch).item() - np.log(3) for _ in range(2))
 
     with torch.no_grad():
         full = model.eval()(batch.input_ids, batch.attention_mask, batch.token_type_ids).log_softmax(-1)
     assert first == second == pytest.approx((full.exp() * (full - np.log(1 / 3))).sum(-1).mean().item(), rel=1e-5)
+
+
+def test_dpbert_full_loss_adds_the_task_with_every_layer(
+    make_model: Callable[..., dpbert.DpBert], batch: Batch
+) -> None:
+    model = make_model(full_loss=0.5, distillation=0.0)
+    logits = torch.zeros(ROWS, 3)
+
+    loss = model._loss(logits, batch)
+
+    full = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    assert batch.labels is not None
+    expected = np.log(3) + 0.5 * torch.nn.functional.cross_entropy(full, batch.labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert model.head.dense.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("planner", ["sequential", "upfront"])
