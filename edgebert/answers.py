@@ -123,7 +123,7 @@ def _answers(
 
 def _row(text: Text, prediction: Prediction, trace: bool) -> dict[str, Any]:
     fields = prediction.to_dict()
-    names = list(fields) if trace else [name for name in ("label", "score", "exit_layer", "top") if name in fields]
+    names = list(fields) if trace else [name for name in ("label", "score", "layers_run", "top") if name in fields]
     shown = text if isinstance(text, str) else " / ".join(text)
     return {"text": shown, **{name: fields[name] for name in names}}
 

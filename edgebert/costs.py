@@ -1,5 +1,8 @@
 """What an input costs, by the conventions behind published numbers: papers disagree on what counts.
 
+Result rows have `gmacs` (`macs`) and `gflops_fastbert` (the same without products of tokens with tokens, doubled;
+projections to labels included).
+
 Everything here counts one row of `tokens` tokens, padding not included. Embeddings, norms, activations and pooling
 count nothing in any of them.
 """

@@ -2,7 +2,7 @@
 
 Its points are the `plain` bundles given (the first k layers, fine-tuned) and untrained subsets of their layers; between
 two points lies a random mixture of them. The hull is taken on the very texts reported, which favours the static side.
-A second yardstick is the model itself, stopped after the same layer for every text.
+A second yardstick is the model itself, treating every text alike.
 """
 
 from __future__ import annotations
@@ -90,12 +90,21 @@ def measure_fixed_exits(
     name: str,
     reporter: Reporter,
 ) -> list[Measured]:
-    """Measures an adaptive model stopped after the same layer for every text, for each layer it can stop after."""
+    """Measures an adaptive model that treats every text alike: stopped after each layer it can stop after.
+
+    A model that can leave layers out anywhere is also measured on the subsets of its layers that `layer_subsets` gives.
+    """
     results = []
-    for layer in model.manifest.exit_layers:
-        model.set_policy("fixed", layer=layer)
-        label = f"fixed exit {layer}"
+
+    def add(label: str, policy: str, **knobs: int | str) -> None:
+        model.set_policy(policy, **knobs)
         results.append(measure(model, examples, batch_size, max_length, reporter, name=name, policy=label))
+
+    for layer in model.manifest.exit_layers:
+        add(f"fixed exit {layer}", "fixed", layer=layer)
+    if "path" in model.manifest.policies:
+        for subset in layer_subsets(model.manifest.encoder.layers):
+            add(f"path {' '.join(map(str, subset))}", "path", layers=",".join(map(str, subset)))
     return results
 
 

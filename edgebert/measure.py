@@ -90,8 +90,9 @@ def measure(
     path = np.concatenate([outcome.path for outcome in outcomes])
     layers_run = path.sum(axis=1)
     macs = np.concatenate([outcome.macs for outcome in outcomes])
+    linear_macs = np.concatenate([outcome.linear_macs for outcome in outcomes])
     executed = sum(model.layer_rows(outcome.calls) for outcome in outcomes)
-    classified = sum(model.classifier_rows(outcome.calls) for outcome in outcomes)
+    predicted = sum(model.predictor_rows(outcome.calls) for outcome in outcomes)
     if model.compact and executed != int(layers_run.sum()):
         raise EdgeBertError(f"{name}: claims {int(layers_run.sum())} layers, ran {executed}: a bug of the engine.")
     predictions = task.predictions(scores)
@@ -122,11 +123,12 @@ def measure(
         **{key: value for key, value in metrics.items() if key != task.METRIC},
         "mean_layers": float(layers_run.mean()),
         "layers": manifest.encoder.layers,
-        "mean_classifications": classified / len(examples),
+        "mean_predictor_calls": predicted / len(examples),
         "mean_tokens": float(lengths.mean()),
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
         "gmacs": float(macs.mean() / 1e9),
-        "exit_histogram": _histogram(exit_layer, correct, manifest.encoder.layers),
+        "gflops_fastbert": float(2 * linear_macs.mean() / 1e9),
+        "exit_histogram": _histogram(layers_run, correct, manifest.encoder.layers),
         **_paths(path),
         "tokenize_ms": tokenize_ms,
         **_latency(seconds, len(encoded), batch_size),
@@ -183,7 +185,7 @@ def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _histogram(exit_layer: NDArray[np.int64], correct: NDArray[np.bool_] | None, layers: int) -> dict[str, list[int]]:
-    """Returns how many texts left after each layer, right and wrong ones apart where there are such."""
-    groups = {"all": exit_layer} if correct is None else {"right": exit_layer[correct], "wrong": exit_layer[~correct]}
+def _histogram(layers_run: NDArray[np.int64], correct: NDArray[np.bool_] | None, layers: int) -> dict[str, list[int]]:
+    """Returns how many texts ran each number of layers, right and wrong ones apart where there are such."""
+    groups = {"all": layers_run} if correct is None else {"right": layers_run[correct], "wrong": layers_run[~correct]}
     return {name: np.bincount(group, minlength=layers + 1)[1:].tolist() for name, group in groups.items()}

@@ -9,4 +9,4 @@ from edgebert import EdgeModel
 
 with EdgeModel.from_pretrained(sys.argv[1], threads=1) as model:
     for text, answer in zip(sys.argv[2:], model(sys.argv[2:]), strict=True):
-        print(f"{answer.label} {answer.score:.3f} after layer {answer.exit_layer}: {text}")
+        print(f"{answer.label} {answer.score:.3f} after {answer.layers_run} layers: {text}")

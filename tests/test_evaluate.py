@@ -113,12 +113,12 @@ def test_evaluate_fixed_exits(dact_bundle: Path, plain_bundle: Path, sentiment_d
     assert "its own fixed exits at equal depth" in evaluation_table(result)
 
 
-def test_evaluate_counts_classifications(
+def test_evaluate_counts_predictor_calls(
     dact_bundle: Path, dact_bundle_split: Path, plain_bundle: Path, sentiment_data: Path
 ) -> None:
     bundles = [dact_bundle, dact_bundle_split, plain_bundle]
 
     linked, split, static = evaluate_bundle(bundles, [sentiment_data / "test.tsv"])["rows"]
 
-    assert linked["mean_classifications"] == split["mean_classifications"] == linked["mean_layers"]
-    assert static["mean_classifications"] == 1.0
+    assert linked["mean_predictor_calls"] == split["mean_predictor_calls"] == linked["mean_layers"]
+    assert static["mean_predictor_calls"] == 1.0

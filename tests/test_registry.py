@@ -36,7 +36,11 @@ def test_load_known() -> None:
         ("edgebert.methods", "dact-bert", "unknown method 'dact-bert'. Did you mean 'dact_bert'?"),
         ("edgebert.policies", "confidense", "unknown policy 'confidense'. Did you mean 'confidence'?"),
         ("edgebert.encoders", "berd", "unknown encoder 'berd'. Did you mean 'bert'?"),
-        ("edgebert.encoders", "_blocks", "unknown encoder '_blocks'. Known: bert."),
+        (
+            "edgebert.encoders",
+            "_blocks",
+            "unknown encoder '_blocks'. Known: albert, bert, distilbert, electra, roberta, xlm_roberta.",
+        ),
         ("edgebert.convert", "deebrt", "unknown naming 'deebrt'. Did you mean 'deebert'?"),
         ("edgebert.tasks", "classify", "unknown task 'classify'. Did you mean 'classification'?"),
     ],

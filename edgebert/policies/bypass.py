@@ -16,7 +16,7 @@ from edgebert import policies
 from edgebert.policies import GatePosition, Outputs, Wanted
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"delta": "higher"}
-GRID = [{"delta": delta} for delta in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
+GRID = [{"delta": delta} for delta in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

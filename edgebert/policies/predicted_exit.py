@@ -78,7 +78,8 @@ class Policy(policies.Policy):
             expected = middle + self.config.gain * (share @ numbers - middle)
             depth = np.ceil(expected + self.config.offset - 0.5 - _TIE)
         elif self.config.prediction == "mode":
-            likely = np.round(outputs["exit_log_share"], 4).argmax(axis=1) + 1
+            shares = outputs["exit_log_share"]
+            likely = (shares >= shares.max(axis=1, keepdims=True) - _TIE).argmax(axis=1) + 1
             depth = np.ceil(likely + self.config.offset - _TIE)
         else:
             depth = (share.cumsum(axis=1) < self.config.quantile - _TIE).sum(axis=1) + 1

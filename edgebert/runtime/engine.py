@@ -46,6 +46,7 @@ class Outcome:
         exit_layer: The layer after which each row was answered, int64 [rows].
         path: Which layers ran on each row, bool [rows, layers].
         macs: Multiply-accumulates spent on each row's own tokens, float64 [rows].
+        linear_macs: Those of them that are not between pairs of tokens, float64 [rows].
         calls: Every session call, in order.
     """
 
@@ -53,13 +54,18 @@ class Outcome:
     exit_layer: NDArray[np.int64]
     path: Mask
     macs: NDArray[np.float64]
+    linear_macs: NDArray[np.float64]
     calls: list[Call] = field(default_factory=list)
 
     @classmethod
     def empty(cls, rows: int, layers: int, outputs: int = 0) -> Outcome:
         """Returns an outcome in which nothing has happened yet."""
         return cls(
-            np.zeros((rows, outputs)), np.zeros(rows, np.int64), np.zeros((rows, layers), np.bool_), np.zeros(rows)
+            scores=np.zeros((rows, outputs)),
+            exit_layer=np.zeros(rows, np.int64),
+            path=np.zeros((rows, layers), np.bool_),
+            macs=np.zeros(rows),
+            linear_macs=np.zeros(rows),
         )
 
     @property
@@ -81,6 +87,7 @@ class Outcome:
         self.exit_layer[places] = part.exit_layer
         self.path[places] = part.path
         self.macs[places] += part.macs
+        self.linear_macs[places] += part.linear_macs
         self.calls.extend(part.calls)
 
 
@@ -130,7 +137,8 @@ class _Rows:
         step = ready.step
         places = self.places if chosen is None else self.places[chosen]
         length = self.lengths[places]
-        self.outcome.macs[places] += step.macs.row + step.macs.token * length + step.macs.token_pair * length**2
+        self.outcome.linear_macs[places] += step.macs.row + step.macs.token * length
+        self.outcome.macs[places] += step.macs.of(length)
         if step.kind == "layer":
             self.outcome.path[places, step.layer - 1] = True
         if ready.graph is None:
@@ -209,6 +217,7 @@ class Engine:
         rows = self._start(inputs, policy)
         wanted = policy.plan(rows.run(self._ahead, None), self.layers)
         outcome.macs[places] += rows.outcome.macs
+        outcome.linear_macs[places] += rows.outcome.linear_macs
         outcome.calls.extend(rows.outcome.calls)
         return wanted
 

@@ -349,15 +349,15 @@ class EdgeModel:
         layers = {step.graph for step in self.manifest.program if step.kind == "layer"}
         return sum(call.rows for call in calls if call.graph in layers)
 
-    def classifier_rows(self, calls: Sequence[Call]) -> int:
-        """Returns how many rows these session calls classified: in exits and heads, linked ones too."""
-        classifying = set()
+    def predictor_rows(self, calls: Sequence[Call]) -> int:
+        """Returns how many rows went through gates, exits and heads in these session calls, linked ones too."""
+        predictors = set()
         owner = None
         for step in self.manifest.program:
             owner = step.graph or owner
-            if step.kind in ("exit", "head"):
-                classifying.add(owner)
-        return sum(call.rows for call in calls if call.graph in classifying)
+            if step.kind in ("gate", "exit", "head"):
+                predictors.add(owner)
+        return sum(call.rows for call in calls if call.graph in predictors)
 
     def save_pretrained(self, path: str | Path, *, force: bool = False) -> Path:
         """Copies the bundle into a new folder, every file but the card checked again, and returns it."""

@@ -679,6 +679,15 @@ def test_dpbert_regression_learns_by_squared_errors(
     assert model.config.planner_input == "state"
 
 
+def test_dpbert_uncertainty_needs_an_answer(make_encoder: MakeEncoder) -> None:
+    with pytest.raises(ConfigError, match=r"^method\.planner_input: a value has no uncertainty"):
+        dpbert.build(make_encoder(), dpbert.Config(planner_input="uncertainty"), 1)
+    with pytest.raises(ValueError, match="an upfront planner sees no answer"):
+        dpbert.Config(planner="upfront", planner_input="uncertainty")
+    assert dpbert.build(make_encoder(), dpbert.Config(planner="upfront"), 2).config.planner_input == "state"
+    assert dpbert.build(make_encoder(), dpbert.Config(), 2).config.planner_input == "uncertainty"
+
+
 def test_dpbert_regression_refuses_reinforce(make_encoder: MakeEncoder) -> None:
     message = r"^method\.estimator: reinforce rewards right answers, which regression does not have\."
     with pytest.raises(ConfigError, match=message):

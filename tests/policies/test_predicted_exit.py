@@ -70,6 +70,16 @@ def test_mode_is_the_likeliest_layer(shares: NDArray[np.float64], offset: float)
     assert _depths(_policy(prediction="mode", offset=offset), shares, log_shares) == expected
 
 
+def test_mode_decides_ties_alike_whatever_the_rounding() -> None:
+    shares = np.full((2, LAYERS), 1 / LAYERS)
+    log_shares = np.full((2, LAYERS), -9.0)
+    log_shares[:, 1:3] = -1.23455
+    log_shares[0, 1] += 1e-7
+    log_shares[1, 2] += 1e-7
+
+    assert _depths(_policy(prediction="mode"), shares, np.exp(log_shares)) == [2, 2]
+
+
 @pytest.mark.parametrize("quantile", [0.05, 0.5, 0.9, 1.0])
 def test_quantile_is_the_first_layer_that_covers_it(shares: NDArray[np.float64], quantile: float) -> None:
     expected = []

@@ -14,14 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgebert import frontier
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import load_checkpoint, save_checkpoint
+from edgebert.data import read_examples
 from edgebert.encoders._blocks import Encoder
 from edgebert.export import export_model
 from edgebert.export.trace import trace_module
 from edgebert.methods import dpbert
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
+from edgebert.output import Reporter
 from edgebert.policies import Followed, make_policy
 from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
@@ -197,6 +200,30 @@ def test_engine_groups_a_batch_by_path_or_asks_before_each_layer(setting: Settin
             expected += [(f"gate_{index:02d}", 80), (f"layer_{index:02d}", rows)]
         expected.append(("head", 80))
     assert calls == expected
+
+
+def test_engine_counts_predictors_and_both_kinds_of_products(setting: Setting, encoded: list[Encoded]) -> None:
+    outcome = _run(setting.model, encoded, RULE)
+
+    gates = 3 if setting.planner == "sequential" else 0
+    assert setting.model.predictor_rows(outcome.calls) == 80 * (gates + 1)
+    tokens = np.array([len(row.ids) for row in encoded])
+    assert outcome.macs - outcome.linear_macs == pytest.approx(2 * 32 * tokens**2 * outcome.layers_run)
+
+
+def test_fixed_exits_of_a_planned_model_are_its_static_paths(setting: Setting, sentiment_data: Path) -> None:
+    examples = read_examples(sentiment_data / "test.tsv")
+
+    measured = frontier.measure_fixed_exits(setting.model, examples, 32, None, "b", Reporter())
+
+    paths = {entry.row["policy"]: entry.row["layer_share"] for entry in measured}
+    assert paths == {
+        "fixed exit 1": [1.0, 0.0, 0.0],
+        "fixed exit 2": [1.0, 1.0, 0.0],
+        "fixed exit 3": [1.0, 1.0, 1.0],
+        "path 3": [0.0, 0.0, 1.0],
+        "path 1 3": [1.0, 0.0, 1.0],
+    }
 
 
 def test_engine_does_not_split_a_batch_into_small_groups(setting: Setting, encoded: list[Encoded]) -> None:
