@@ -1,10 +1,12 @@
 import random
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from edgebert.bundle.manifest import (
+    FORMAT_VERSION,
     EncoderFacts,
     FileFacts,
     Macs,
@@ -24,7 +26,7 @@ FACTS = FileFacts(sha256="0" * 64, bytes=3)
 @pytest.fixture
 def manifest() -> Manifest:
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         method="dact_bert",
         method_settings={"tau": 2.0, "pool": "mean", "ü": None},
         task="classification",
@@ -118,11 +120,22 @@ def test_decode_manifest_edited(manifest: Manifest, edit: object) -> None:
         decode_manifest(edit(encode_manifest(manifest)), where="b")  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 1, 3])
 def test_decode_manifest_other_version(manifest: Manifest, version: int) -> None:
     assert _refusal(manifest, format_version=version) == (
-        f"b/edgebert.json: expected format_version 1, got {version}; "
+        f"b/edgebert.json: expected format_version 2, got {version}; "
         "export the bundle again or use a matching edgebert."
+    )
+
+
+def test_decode_manifest_of_version_1() -> None:
+    data = (Path(__file__).parent / "manifest_version_1.json").read_bytes()
+
+    with pytest.raises(BundleError) as raised:
+        decode_manifest(data, where="b")
+
+    assert str(raised.value) == (
+        "b/edgebert.json: expected format_version 2, got 1; export the bundle again or use a matching edgebert."
     )
 
 
