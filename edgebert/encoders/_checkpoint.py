@@ -94,6 +94,7 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Opens a checkpoint with `transformers`; made-up weights are an error, but for those of the optional part."""
     import transformers
+    from safetensors import SafetensorError
 
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
         raise ConfigError(f"{source}: no such checkpoint folder.")
@@ -101,7 +102,8 @@ def _read(
     transformers.logging.set_verbosity_error()
     try:
         model, loading = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
+    # A RuntimeError, where the weights are not those the settings describe.
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}") from error
     finally:
