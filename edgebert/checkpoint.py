@@ -7,6 +7,7 @@ The encoder's weights carry the names `transformers` gives them, so that `AutoMo
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgebert import registry
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.config import RunConfig, TrainConfig, decode, decode_config
+from edgebert.encoders._blocks import Encoder
 from edgebert.encoders._checkpoint import (
     build_encoder,
     checkpoint_weights,
@@ -74,6 +76,22 @@ def build_model(encoder: Any, config: RunConfig, n_labels: int) -> AdaptiveModel
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     model: AdaptiveModel = method.build(encoder, settings, n_labels)
     return model
+
+
+def foreign_train_config(source: str, task: str, encoder: Encoder, *, where: str) -> TrainConfig:
+    """Returns the section `train` of a checkpoint that was trained elsewhere.
+
+    Args:
+        source: What it was.
+        task: Its task.
+        encoder: Its encoder, whose positions are the longest input.
+        where: What messages call its settings.
+
+    Raises:
+        ConfigError: It has too few positions.
+    """
+    longest = encoder.config.max_positions
+    return decode({"model": source, "task": task, "max_length": longest}, TrainConfig, where=where)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> None:
@@ -137,7 +155,8 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
 def fetch_tokenizer(source: str) -> dict[str, bytes]:
     """Returns the tokenizer files of a checkpoint folder or hub id; a `tokenizer.json` is made when it has none.
 
-    It is made from the files of a WordPiece, BPE or SentencePiece vocabulary, as the family's tokenizer reads them.
+    It is made from the files of a WordPiece, BPE or SentencePiece vocabulary, as the family's tokenizer reads them. A
+    `vocab.txt` without a `tokenizer_config.json` is of a cased model when it has entries with upper-case letters.
 
     Raises:
         ConfigError: There is no tokenizer, or none that has the form of a `tokenizer.json`.
@@ -153,7 +172,7 @@ def fetch_tokenizer(source: str) -> dict[str, bytes]:
     if Path(source).is_dir():
         _check_vocabulary(Path(source))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **_letter_case(Path(source)))
     # transformers also runs into plain Python errors over files that are damaged or not there.
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -175,6 +194,18 @@ def _check_vocabulary(folder: Path) -> None:
         raise ConfigError(f"{folder}: has no tokenizer that can be opened: vocab.json without its merges.txt.")
     if all(name.endswith(".model") for name in found):
         require("sentencepiece", extra="sentencepiece", purpose=f"{folder / found[0]}: making a {TOKENIZER_NAME} of it")
+
+
+def _letter_case(folder: Path) -> dict[str, bool]:
+    """Returns the option that keeps letters as they are, where a bare WordPiece vocabulary is a cased one.
+
+    Names in brackets, such as [UNK] and <S>, are in upper case everywhere and say nothing.
+    """
+    if (folder / "tokenizer_config.json").is_file() or not (folder / "vocab.txt").is_file():
+        return {}
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split()
+    is_cased = any(token != token.lower() for token in tokens if not re.fullmatch(r"\[.+\]|<.+>", token))
+    return {"do_lower_case": False} if is_cased else {}
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -237,7 +268,7 @@ def _load_classifier(source: str) -> Checkpoint:
     task = _task_of(settings.get("problem_type"), labels, where=source)
     encoder = build_encoder(settings, where=source)
     load_weights(encoder, weights, where=source)
-    train = TrainConfig(model=source, task=task, max_length=encoder.config.max_positions)
+    train = foreign_train_config(source, task, encoder, where=source)
     config = RunConfig(method={"name": "plain"}, train=train)
     model = build_model(encoder, config, len(labels))
     _load_heads(model, weights, where=source)

@@ -17,7 +17,7 @@ from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import build_model, fetch_tokenizer, load_checkpoint, save_checkpoint
 from edgebert.config import RunConfig
 from edgebert.encoders._blocks import Encoder, EncoderConfig
-from edgebert.encoders._checkpoint import settings_of
+from edgebert.encoders._checkpoint import load_encoder, settings_of
 from edgebert.errors import ConfigError, MissingExtraError
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}
@@ -234,6 +234,28 @@ def test_fetch_tokenizer_makes_one_from_a_wordpiece_vocabulary(tmp_path: Path, f
     assert encoding.type_ids == [0, 0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("entries", "config", "tokens"),
+    [
+        (["Paris", "paris"], None, ["Paris", "paris"]),
+        (["paris", "<S>", "\u211d"], None, ["paris", "paris"]),  # the double-struck R has no lower case
+        (["Paris", "paris"], {"do_lower_case": True}, ["paris", "paris"]),
+    ],
+)
+def test_fetch_tokenizer_letter_case_of_a_vocabulary(
+    tmp_path: Path, entries: list[str], config: dict[str, bool] | None, tokens: list[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *entries]), encoding="utf-8")
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+
+    files = fetch_tokenizer(str(tmp_path))
+
+    assert Tokenizer.from_buffer(files["tokenizer.json"]).encode("Paris paris").tokens[1:-1] == tokens
+
+
 def _write_byte_level_vocabulary(folder: Path) -> None:
     tokens = [
         "<s>",
@@ -311,6 +333,33 @@ def test_fetch_tokenizer_none(tmp_path: Path, tiny_hf_folder: Path) -> None:
 
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: has no tokenizer that can be opened"):
         fetch_tokenizer(str(tmp_path))
+
+
+def test_load_checkpoint_of_a_classifier_with_too_few_positions(
+    tmp_path: Path, tiny_encoder_config: EncoderConfig
+) -> None:
+    config = transformers.BertConfig(**{**settings_of(tiny_encoder_config), "max_position_embeddings": 3})
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: max_length: expected 4 or more, got 3$"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["settings", "weights"])
+def test_load_encoder_of_a_folder_that_does_not_fit_together(tmp_path: Path, tiny_hf_folder: Path, damage: str) -> None:
+    folder = shutil.copytree(tiny_hf_folder, tmp_path / "copy")
+    if damage == "settings":
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 48}))
+    else:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(ConfigError) as raised:
+        load_encoder(str(folder))
+
+    assert str(raised.value).startswith(f"{folder}: cannot be opened as a checkpoint folder or hub id: ")
+    assert "\n" not in str(raised.value)
 
 
 def test_load_checkpoint_of_an_encoder_without_a_trained_head(tiny_hf_folder: Path) -> None:

@@ -16,9 +16,10 @@ from edgebert.checkpoint import (
     Checkpoint,
     CheckpointFacts,
     build_model,
+    foreign_train_config,
     save_checkpoint,
 )
-from edgebert.config import RunConfig, TrainConfig, decode
+from edgebert.config import RunConfig, decode
 from edgebert.convert._source import Source, read_source
 from edgebert.convert._tokenizer import find_tokenizer
 from edgebert.convert._translation import Translation
@@ -118,7 +119,7 @@ def _convert(
         raise ConfigError(
             f"{where}: one label is {task}, which {translation.method['name']} refuses: {method.REFUSES[task]}."
         )
-    train = TrainConfig(model=where, task=task, max_length=encoder.config.max_positions)
+    train = foreign_train_config(where, task, encoder, where=str(source.settings_path))
     config = RunConfig(method=translation.method, train=train)
     model = build_model(encoder, config, len(labels))
     ignored = _fill(model, source.weights, translation, naming, where)

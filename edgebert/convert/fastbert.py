@@ -134,8 +134,8 @@ def _encoder_settings(settings: dict[str, Any], weights: dict[str, Tensor], pref
 
 
 def _rows(weights: dict[str, Tensor], name: str) -> int:
-    """Returns the rows of a table; 1 when it is missing, which is then found with all else that is."""
-    return len(weights[name]) if name in weights else 1
+    """Returns the rows of a table; some that make a model when it is missing, which is then named with all else."""
+    return len(weights[name]) if name in weights else 4
 
 
 def _adapt_tensor(name: str, tensor: Tensor, *, is_package: bool) -> Tensor:

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from edgebert import cli, registry
 from edgebert.checkpoint import load_checkpoint
 from edgebert.convert import convert_checkpoint
+from edgebert.convert._tokenizer import find_tokenizer
+from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError, EdgeBertError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -101,6 +104,15 @@ def test_every_tensor_without_a_counterpart_is_named(
         "bert.encoder.layer.2.output.dense.weight is missing, for our encoder.layers.2.feed_forward.contract.weight",
     }
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_too_few_positions(
+    weights: dict[str, Tensor], settings: dict[str, Any], save_original: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_original(weights, settings | {"max_position_embeddings": 3})
+
+    with pytest.raises(ConfigError, match=r"config\.json: max_length: expected 4 or more, got 3"):
+        convert_checkpoint(folder, tmp_path / "checkpoint")
 
 
 def test_naming_told_is_taken(
@@ -250,6 +262,16 @@ def test_tokenizer_of_another_model(
 
     with pytest.raises(ConfigError, match=r"its tokenizer has ids up to .*, but the model knows 50 of them"):
         convert_checkpoint(folder, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_tokenizer_of_a_cased_vocabulary(tmp_path: Path, tiny_encoder_config: EncoderConfig, is_file: bool) -> None:
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris"]), encoding="utf-8")
+
+    files = find_tokenizer(str(file if is_file else tmp_path), tiny_encoder_config)
+
+    assert Tokenizer.from_buffer(files["tokenizer.json"]).encode("Paris").tokens == ["[CLS]", "Paris", "[SEP]"]
 
 
 def test_target_is_replaced_by_force_only(

@@ -1,5 +1,6 @@
 """FastBERT: a small BERT of its own with the published names, norm, segments and inputs, and the road from it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,16 @@ def test_settings_refused(
         convert_checkpoint(folder, tmp_path / "checkpoint")
 
     assert f"config.json: {message}" in str(raised.value)
+
+
+@pytest.mark.parametrize("table", ["position", "word", "segment"])
+def test_table_missing(original: _FastBert, save_original: Callable[..., Path], tmp_path: Path, table: str) -> None:
+    weights = original.state_dict()
+    (name,) = [name for name in weights if name.endswith(f"embedding.{table}_embedding.weight")]
+    del weights[name]
+
+    with pytest.raises(ConfigError, match=re.escape(f"1 tensors: {name} is missing, for our encoder.embeddings.")):
+        convert_checkpoint(save_original(weights, SETTINGS), tmp_path / "checkpoint")
 
 
 def test_tokenizer_without_its_special_tokens(
