@@ -82,7 +82,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         link: Put an exit that every row needs into the graph of the layer before it: one call instead of two.
         whole_model: Write `onnx/model.onnx` too, for methods that have a whole-model form.
         verify_samples: Random inputs on which torch and the bundle are compared before the bundle is published.
-        tolerance: Largest absolute difference of any answer that the comparison allows.
+        tolerance: Largest absolute difference of any answer that the comparison allows; of single values, relative to
+            the largest (at least 1).
     """
 
     opset: int = 23

@@ -40,7 +40,7 @@ def verify_bundle(
         path: The bundle.
         reference: The checkpoint it was made from; None compares nothing, and torch is not needed.
         samples: Random inputs of the comparison.
-        tolerance: Largest difference it allows.
+        tolerance: Largest difference it allows, as in `compare`.
 
     Raises:
         BundleError: The bundle is refused.
@@ -83,7 +83,7 @@ def compare(
         model: The torch model, on the CPU.
         bundle: The bundle made from it.
         samples: How many inputs.
-        tolerance: Largest allowed absolute difference.
+        tolerance: Largest allowed absolute difference; of single values, relative to the largest (at least 1).
         seed: Of the inputs.
         max_tokens: Longest input.
         name: What messages call the bundle; None takes its path.
@@ -115,11 +115,12 @@ def compare(
                 expected = model.forward(batch.input_ids, batch.attention_mask, batch.token_type_ids).numpy()
             runtime.set_policy("never")
             got = runtime.forward(**inputs)
-            largest = _larger(largest, np.abs(values(got.logits) - values(expected)))
+            unit = _unit("logits", expected)
+            largest = _larger(largest, np.abs(values(got.logits) - values(expected)) / unit)
             graph_largest = _larger(graph_largest, compare_graphs(model.steps(), bundle, graphs, batch))
             if whole is not None:
                 logits = whole.run(inputs, ("logits",))["logits"]
-                largest = _larger(largest, np.abs(values(logits) - values(expected)))
+                largest = _larger(largest, np.abs(values(logits) - values(expected)) / unit)
             if not manifest.exit_layers and model.n_labels == 1:
                 continue  # a static regression decides nothing
             decisions, expected_under_rule = run_reference(model.steps(), batch, policy)
@@ -153,6 +154,12 @@ def _larger(largest: float, differences: NDArray[Any] | float) -> float:
     return float(np.maximum(largest, np.max(differences)))
 
 
+def _unit(name: str, output: NDArray[Any]) -> float:
+    """Returns what differences of an output are measured in: of single values the largest, at least 1; else 1."""
+    is_value = name == "logits" and output.shape[-1] == 1
+    return float(np.maximum(1.0, np.abs(output).max())) if is_value else 1.0
+
+
 def _whole_model(bundle: Bundle) -> Graph | None:
     """Loads the whole-model form, when the bundle has one."""
     if not bundle.has(WHOLE_MODEL_NAME):
@@ -183,7 +190,8 @@ def _check_shapes(model: AdaptiveModel, manifest: Manifest, name: str) -> None:
 def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[str, Graph], batch: Batch) -> float:
     """Returns the largest difference between any graph's outputs and those of the torch modules in it.
 
-    Every graph gets torch's own inputs, so that errors do not add up.
+    That of a regression's values is relative to the largest of them, where that is more than 1. Every graph gets
+    torch's own inputs, so that errors do not add up.
     """
     import torch
 
@@ -202,7 +210,7 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         named = dict(zip(step.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
         real = values["attention_mask"].numpy().astype(bool)
         for name, value in named.items():
-            difference = np.abs(outputs[name] - value.numpy())
+            difference = np.abs(outputs[name] - value.numpy()) / _unit(name, value.numpy())
             largest = _larger(largest, difference[real] if name == "hidden" else difference)
         values.update(named)
     return largest
@@ -220,7 +228,10 @@ def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDA
 def within_margin(
     policy: Policy, decisions: Sequence[Decision], layers: int, rng: np.random.Generator, draws: int = 8
 ) -> NDArray[np.bool_]:
-    """Says which rows lie so near a border that a change of 1e-5 in what decides changes path or label, bool [rows]."""
+    """Says which rows lie so near a border that a change of 1e-5 in what decides changes path or label, bool [rows].
+
+    Single values change by 1e-5 of the largest, where that is more than 1.
+    """
     followed = follow(policy, decisions, layers)
     unstable = np.zeros(len(followed.exit_layer), np.bool_)
     for _ in range(draws):
@@ -229,7 +240,7 @@ def within_margin(
                 decision.kind,
                 decision.layer,
                 {
-                    name: value + MARGIN * rng.choice([-1.0, 1.0], value.shape)
+                    name: value + MARGIN * _unit(name, value) * rng.choice([-1.0, 1.0], value.shape)
                     for name, value in decision.outputs.items()
                 },
             )

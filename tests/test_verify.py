@@ -9,8 +9,11 @@ import torch
 
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint
-from edgebert.checkpoint import load_checkpoint
+from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
+from edgebert.config import RunConfig, TrainConfig
+from edgebert.encoders._blocks import Encoder
 from edgebert.errors import BundleError, ConfigError, DataError, QualityError
+from edgebert.export import export_model
 from edgebert.policies import Decision, make_policy
 from edgebert.verify import compare, random_inputs, verify_bundle, within_margin
 
@@ -68,6 +71,40 @@ def test_compare_other_shape(dact_bundle: Path, save_tiny_checkpoint: Callable[.
 def test_compare_other_method(dact_bundle: Path, plain_checkpoint: Path) -> None:
     with pytest.raises(DataError, match="dact: the reference is of another method"):
         compare(load_checkpoint(plain_checkpoint).model, open_bundle(dact_bundle), samples=8, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("method", [{"name": "plain"}, {"name": "pabee"}], ids=["plain", "pabee"])
+def test_compare_large_single_values(
+    tmp_path: Path, make_encoder: Callable[..., Encoder], method: dict[str, str]
+) -> None:
+    config = RunConfig(method=method, train=TrainConfig(task="regression"))
+    torch.manual_seed(0)
+    model = build_model(make_encoder(), config, 1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # type: ignore[attr-defined]
+            if len(weight) == 1 and not name.startswith("encoder."):
+                weight.mul_(10_000.0) if weight.ndim > 1 else weight.fill_(5_000.0)
+    facts = CheckpointFacts(labels=("price",), seed=None, config=config, operating_points=NEVER)
+    save_checkpoint(Checkpoint(model, facts, {}), tmp_path / "checkpoint", force=False)
+
+    bundle = export_model(tmp_path / "checkpoint", tmp_path / "bundle", overrides={"verify_samples": 16})
+
+    parity = compare(model, bundle, samples=16, tolerance=1e-5)
+    assert 0 < parity.max_difference <= 1e-5
+    with torch.no_grad():
+        model.encoder.layers[-1].feed_forward.norm.bias.add_(0.01)
+    with pytest.raises(QualityError, match="differs from torch: answers by up to "):
+        compare(model, bundle, samples=16, tolerance=1e-4)
+
+
+def test_within_margin_of_large_single_values() -> None:
+    answers = [[1000.0, 900.0], [1000.101, 900.0], [1000.0, 900.0]]
+    exits = [Decision("exit", layer, {"logits": np.array([row]).T}) for layer, row in enumerate(answers, start=1)]
+    policy = make_policy("patience", {"patience": 1, "tolerance": 0.1}, exit_layers=[1, 2, 3])
+
+    near = within_margin(policy, exits, 3, np.random.default_rng(0))
+
+    assert near.tolist() == [True, False]
 
 
 def test_within_margin_finds_rows_near_the_border() -> None:

@@ -114,8 +114,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         samples: Random inputs compared.
-        max_difference: Largest absolute difference of an answer: of a probability, or of a regression's value.
-        graph_max_difference: Largest absolute difference of any value any single graph gave.
+        max_difference: Largest absolute difference of an answer: of a probability, or of a regression's value,
+            divided by the largest value where that is more than 1.
+        graph_max_difference: Largest absolute difference of any value any single graph gave; an answer's, as above.
         decisions: Decisions of the method's rule that were compared: label and exit layer of each input.
         differing_decisions: How many of them differed outside the margin.
         within_margin: How many inputs lay too near a decision's border to be compared.
