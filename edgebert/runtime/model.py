@@ -127,7 +127,7 @@ class EdgeModel:
             knobs: Knobs to set, such as `threshold=0.85`.
 
         Raises:
-            ConfigError: A name is unknown, or a value makes no sense.
+            ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
         point = self._point if name is None else self._named(name)
         if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
@@ -248,7 +248,8 @@ class EdgeModel:
             token_type_ids: int [rows, tokens]; None means all 0. A model with fewer than two segments ignores them.
 
         Raises:
-            DataError: The shapes do not fit, an id is outside the vocabulary, or a row is all padding.
+            DataError: The shapes do not fit, an id is outside the vocabulary, or a mask has other values than 0 and 1
+                or a row that is all padding.
         """
         engine = self._open_engine()
         ids = as_input(input_ids)
@@ -437,10 +438,15 @@ class EdgeModel:
         return rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
 
     def _policy_with(self, knobs: Iterable[str]) -> str:
-        """Returns the one policy of the method that has all these knobs."""
+        """Returns the one policy of the method that has all these knobs; of several, the rule's own."""
         fitting = [policy for policy in self.manifest.policies if set(knobs) <= set(knob_names(policy))]
-        if len(fitting) == 1:
-            return fitting[0]
+        own = self.manifest.rule.policy
+        if own in fitting or len(fitting) == 1:
+            return own if own in fitting else fitting[0]
+        if fitting:
+            raise ConfigError(
+                f"the policies {' and '.join(fitting)} have the knobs {', '.join(sorted(knobs))}; name one of them."
+            )
         known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
         wrong = sorted(set(knobs) - known)
         if wrong:
@@ -480,6 +486,8 @@ class EdgeModel:
             )
         if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
             raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
+        if not np.isin(mask, (0, 1)).all():
+            raise DataError(f"attention_mask: expected 0 and 1, got {mask.min()} to {mask.max()}.")
         if not mask.any(axis=1).all():
             raise DataError("attention_mask: a row is all padding.")
 

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from edgebert import EdgeModel
 from edgebert.bundle import open_bundle
-from edgebert.bundle.manifest import encode_manifest
+from edgebert.bundle.manifest import OperatingPoint, encode_manifest
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.runtime.results import Prediction
 from edgebert.tasks.classification import softmax
@@ -231,6 +232,8 @@ ONES = np.ones((2, 4), np.int64)
         ({"input_ids": ONES * 100_000}, r"input_ids: expected ids of 0 to \d+, got 100000 to 100000"),
         ({"input_ids": -ONES}, r"input_ids: expected ids of 0 to \d+, got -1 to -1"),
         ({"input_ids": ONES, "token_type_ids": 2 * ONES}, "token_type_ids: expected 0 to 1, got up to 2"),
+        ({"input_ids": ONES, "attention_mask": 2 * ONES}, r"^attention_mask: expected 0 and 1, got 2 to 2\.$"),
+        ({"input_ids": ONES, "attention_mask": [[1, 1, -1, 0]] * 2}, r"^attention_mask: expected 0 and 1, got -1 to 1"),
         ({"input_ids": ONES, "attention_mask": [[1, 1, 1, 1], [0, 0, 0, 0]]}, "attention_mask: a row is all padding"),
     ],
 )
@@ -306,6 +309,34 @@ def test_set_policy_refused_keeps_the_old(
         model.set_policy(name, **knobs)
 
     assert model.policy == before
+
+
+def _with_policies(bundle: Path, *policies: str) -> EdgeModel:
+    """A model whose bundle allows other policies than its method does."""
+    opened = open_bundle(bundle)
+    return EdgeModel(dataclasses.replace(opened, manifest=msgspec.structs.replace(opened.manifest, policies=policies)))
+
+
+def test_set_policy_knob_of_several_policies(dact_bundle: Path) -> None:
+    with _with_policies(dact_bundle, "halting", "confidence", "entropy", "fixed") as model:
+        with pytest.raises(ConfigError) as raised:
+            model.set_policy(threshold=0.5)
+
+        model.set_policy("entropy", threshold=0.5)
+
+    assert str(raised.value) == "the policies confidence and entropy have the knobs threshold; name one of them."
+    assert model.policy.policy == "entropy"
+
+
+def test_set_policy_knob_of_the_rule_and_of_others(dact_bundle: Path) -> None:
+    opened = open_bundle(dact_bundle)
+    rule = OperatingPoint(policy="entropy", knobs={"threshold": 0.3})
+    manifest = msgspec.structs.replace(opened.manifest, rule=rule, policies=("confidence", "entropy", "fixed"))
+
+    with EdgeModel(dataclasses.replace(opened, manifest=manifest), policy="fixed", threads=1) as model:
+        model.set_policy(threshold=0.2)
+
+    assert (model.policy.policy, model.policy.knobs["threshold"]) == ("entropy", 0.2)
 
 
 def test_plain_has_no_other_policy(plain_bundle: Path) -> None:
