@@ -8,8 +8,9 @@ from typing import Any
 
 from edgebert import frontier
 from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import Manifest
 from edgebert.data import Example, read_examples
-from edgebert.errors import ConfigError, DataError, require
+from edgebert.errors import ConfigError, DataError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.measure import Measured, measure, metric_difference
 from edgebert.output import Reporter, markdown_table
@@ -44,7 +45,7 @@ def evaluate_bundle(
         data: Files of labelled texts, evaluated together; a folder or hub id means its `split`.
         policies: Operating points or policies; one that a bundle does not have is an error, but for `plain`
             bundles, which are static.
-        settings: Knobs set on top of every policy that has them.
+        settings: Knobs set on top of every policy that has them; one that none has is an error.
         columns: Which column of the data is which field.
         split: Which split of a folder or hub id.
         against: `static-frontier` (the `plain` bundles given, and untrained subsets of their layers), `fixed-exits`
@@ -71,6 +72,7 @@ def evaluate_bundle(
         require(module, extra="eval", purpose="evaluation")
     task = _common_task(bundles, against)
     _check_rivals(against, bundles, task)
+    _check_settings(settings or {}, bundles, policies)
     examples = [
         e for source in data for e in read_examples(source, split=split, columns=columns, label_kind=task.LABEL_KIND)
     ]
@@ -84,7 +86,7 @@ def evaluate_bundle(
             is_static = model.manifest.rule.policy == "never"
             for policy in ("default",) if is_static else policies:
                 model.set_policy(policy)
-                model.set_policy(policy, **_knobs_for(model, policy, settings or {}, len(policies), is_static))
+                model.set_policy(policy, **_knobs_for(model.manifest, policy, settings or {}, len(policies)))
                 measured.append(
                     measure(model, examples, batch_size, max_length, reporter, name=str(path), policy=policy)
                 )
@@ -108,15 +110,33 @@ def evaluate_bundle(
     }
 
 
-def _knobs_for(
-    model: EdgeModel, policy: str, settings: Mapping[str, Any], n_policies: int, is_static: bool
-) -> dict[str, Any]:
-    """Returns the knobs a policy gets: all of them when it is asked for alone, else those it has; a static none."""
-    if is_static:
-        return {}
-    if n_policies == 1:
-        return dict(settings)
-    return {knob: value for knob, value in settings.items() if knob in knob_names(model.policy.policy)}
+def _check_settings(settings: Mapping[str, Any], bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
+    """Refuses a knob that none of the policies asked for has, in none of the bundles."""
+    manifests = [find_bundle(path).manifest for path in bundles]
+    known = {knob for m in manifests for policy in policies for knob in _knobs_of(m, policy, len(policies))}
+    for knob in settings:
+        if knob not in known:
+            raise ConfigError(f"unknown knob {knob!r} for these bundles and policies.{suggestion(knob, known)}")
+
+
+def _knobs_for(manifest: Manifest, policy: str, settings: Mapping[str, Any], n_policies: int) -> dict[str, Any]:
+    """Returns the knobs a policy gets: of those given, the ones it has."""
+    known = _knobs_of(manifest, policy, n_policies)
+    return {knob: value for knob, value in settings.items() if knob in known}
+
+
+def _knobs_of(manifest: Manifest, policy: str, n_policies: int) -> set[str]:
+    """Returns the knobs that can be set; a static bundle has none.
+
+    `default` asked for alone has those of every policy of the method, as a knob then chooses its policy.
+    """
+    if manifest.rule.policy == "never":
+        return set()
+    points = manifest.operating_points
+    names = {points[policy].policy if policy in points else policy}
+    if policy == "default" and n_policies == 1:
+        names.update(manifest.policies)
+    return {knob for name in names for knob in knob_names(name)}
 
 
 def _common_task(bundles: Sequence[str | Path], against: Sequence[str]) -> Task:

@@ -65,6 +65,46 @@ def test_evaluate_setting_goes_only_to_policies_that_have_it(
     assert rows[1]["knobs"]["threshold"] == 0.6
 
 
+@pytest.mark.parametrize(
+    ("policies", "settings", "message"),
+    [
+        (["halting", "confidence"], {"treshold": 0.6}, " Did you mean 'threshold'?"),
+        (["default"], {"treshold": 0.6}, " Did you mean 'threshold'?"),
+        (["halting"], {"slack": 0.1, "treshold": 0.6}, " Known: bound, slack."),
+    ],
+)
+@pytest.mark.parametrize("with_static", [False, True])
+def test_evaluate_unknown_setting(
+    dact_bundle: Path,
+    plain_bundle: Path,
+    sentiment_data: Path,
+    policies: list[str],
+    settings: dict[str, float],
+    message: str,
+    with_static: bool,
+) -> None:
+    bundles = [plain_bundle, dact_bundle] if with_static else [dact_bundle]
+
+    with pytest.raises(ConfigError) as raised:
+        evaluate_bundle(bundles, [sentiment_data / "test.tsv"], policies=policies, settings=settings)
+
+    assert str(raised.value) == f"unknown knob 'treshold' for these bundles and policies.{message}"
+
+
+def test_evaluate_unknown_policy_is_named_before_its_knob(dact_bundle: Path, sentiment_data: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown policy 'confidense'"):
+        evaluate_bundle(
+            [dact_bundle], [sentiment_data / "test.tsv"], policies=["confidense"], settings={"threshold": 0.6}
+        )
+
+
+def test_evaluate_setting_of_another_bundle(dact_bundle: Path, geep_bundle: Path, sentiment_data: Path) -> None:
+    rows = evaluate_bundle([dact_bundle, geep_bundle], [sentiment_data / "test.tsv"], settings={"slack": 0.4})["rows"]
+
+    assert rows[0]["knobs"]["slack"] == 0.4
+    assert rows[1]["rule"] == "predicted_exit"
+
+
 def test_evaluate_against_itself_is_no_difference(plain_bundle: Path, dact_bundle: Path, sentiment_data: Path) -> None:
     result = evaluate_bundle([plain_bundle, dact_bundle], [sentiment_data / "test.tsv"], against=[str(plain_bundle)])
 
