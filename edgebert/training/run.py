@@ -70,6 +70,7 @@ def train_model(
     task = load_task(train.task)
     method = registry.load("edgebert.methods", config.method_name)
     check_task(config.method_name, train.task)
+    settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     if len(train.stage_epochs) != len(method.STAGES):
         raise ConfigError(
             f"train.stage_epochs: {config.method_name} has the stages {', '.join(method.STAGES)}, "
@@ -94,13 +95,18 @@ def train_model(
     outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
     held_out = len(examples) - len(rows)
     reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out} held out, {outputs}")
-    identity = {"config": msgspec.to_builtins(config), "seed": seed, "labels": labels, "rows": len(rows)}
+    identity = {
+        "config": msgspec.to_builtins(config),
+        "seed": seed,
+        "max_steps": max_steps,
+        "labels": labels,
+        "rows": len(rows),
+    }
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
     if model.calibrates:
         _calibrate(model, calibration_rows)
         reporter.say(f"calibrated on {len(calibration_rows)} rows")
-    settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
     rule = method.rule(settings)
     points = choose_operating_points(
         model,
@@ -231,7 +237,7 @@ def _work_folder(target: Path, identity: dict[str, object], *, is_resumed: bool,
     facts = work / "training.json"
     if facts.is_file() and facts.read_text(encoding="utf-8") != described:
         raise EdgeBertError(
-            f"{target}: the interrupted training beside it had another configuration, seed or data; "
+            f"{target}: the interrupted training beside it had another configuration, seed, --max-steps or data; "
             "give the same ones to --resume, or start again with --force."
         )
     work.mkdir(parents=True, exist_ok=True)

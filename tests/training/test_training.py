@@ -341,6 +341,22 @@ def test_train_beside_an_interrupted_one(make_config: Callable[..., RunConfig], 
     assert recorder.steps == {"train fine_tune": 2, "train joint": 10}
 
 
+@pytest.mark.parametrize("max_steps", [None, 5, 7])
+def test_train_resumed_with_other_steps(
+    make_config: Callable[..., RunConfig], tmp_path: Path, max_steps: int | None
+) -> None:
+    config = make_config("dact_bert", stage_epochs=(0.2, 1.0))
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config, tmp_path / "out", max_steps=6, reporter=_Recorder(stop_after=4))
+
+    with pytest.raises(EdgeBertError, match="had another configuration, seed, --max-steps or data; give the same ones"):
+        train_model(config, tmp_path / "out", max_steps=max_steps, is_resumed=True)
+
+    recorder = _Recorder()
+    train_model(config, tmp_path / "out", max_steps=6, is_resumed=True, reporter=recorder)
+    assert recorder.steps == {"train joint": 6}
+
+
 def test_train_resume_with_nothing_to_resume(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     recorder = _Recorder()
 
@@ -406,6 +422,24 @@ def test_train_method_refused(
 
     with pytest.raises(ConfigError, match=message):
         train_model(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "plain", "pol": "cls"}, "config: unknown key 'method.pol'. Did you mean 'pool'?"),
+        ({"name": "pabee", "distillation": -1.0}, "config: method.distillation: expected 0 or more, got -1.0"),
+    ],
+)
+def test_train_method_refused_before_anything_is_read(
+    make_config: Callable[..., RunConfig], tmp_path: Path, method: dict[str, Any], message: str
+) -> None:
+    config = make_config(str(method["name"]), data="./nothing", model="./nothing")
+
+    with pytest.raises(ConfigError) as raised:
+        train_model(msgspec.structs.replace(config, method=method), tmp_path / "out")
+
+    assert str(raised.value) == message
 
 
 def test_train_existing_checkpoint_without_force(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
