@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,6 +132,19 @@ class Pooling(nn.Module):
         else:
             weights = mask / mask.sum(dim=1, keepdim=True)
         return torch.bmm(weights[:, None, :].to(hidden.dtype), hidden).squeeze(1)
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Switches the dropout of modules off, and back to what it was."""
+    were_training = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, was_training in were_training:
+            part.training = was_training
 
 
 class EmbedStep(nn.Module):

@@ -67,6 +67,7 @@ from edgebert.methods._program import (
     Pooling,
     Stage,
     embed_step,
+    evaluating,
     groups,
     head_step,
     layer_step,
@@ -416,18 +417,6 @@ def _only_teaching(model: nn.Module) -> Iterator[None]:
     """Switches dropout and gradients off and on again."""
     with torch.no_grad(), evaluating(model):
         yield
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switches dropout off, and back to what it was."""
-    were_training = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, was_training in were_training:
-            part.training = was_training
 
 
 def _pass(layer: nn.Module, hidden: Tensor, mask: Tensor, include: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ Departures, and what paper and code leave open:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import msgspec
 import torch
@@ -37,6 +36,7 @@ from edgebert.methods._program import (
     CompiledStep,
     Pool,
     Stage,
+    evaluating,
     exit_steps,
     groups,
 )
@@ -88,7 +88,7 @@ class FastBert(AdaptiveModel):
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Returns KL(teacher || student) summed over students; encoder and teacher get no gradient."""
         frozen = (self.encoder, self.teacher)
-        with torch.no_grad(), _evaluating(*frozen) if self.config.teacher_eval else contextlib.nullcontext():
+        with torch.no_grad(), evaluating(*frozen) if self.config.teacher_eval else contextlib.nullcontext():
             states = self.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids)[1:]
             target = self.teacher(states[-1], batch.attention_mask)
         return len(self.students) * mean_distillation(self._answers(states, batch), target)
@@ -116,19 +116,6 @@ class FastBert(AdaptiveModel):
     def steps(self) -> list[CompiledStep]:
         """Returns embed, then each layer followed by its classifier."""
         return exit_steps(self.encoder, [*self.students, self.teacher], self.teacher.macs)
-
-
-@contextlib.contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Switches the dropout of modules off and on again."""
-    were_training = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in zip(modules, were_training, strict=True):
-            module.train(was_training)
 
 
 def build(encoder: Encoder, config: Config, n_labels: int) -> FastBert:
