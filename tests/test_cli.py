@@ -96,7 +96,7 @@ def test_environment_variable_sets_option(invoke: Invoke, dact_bundle: Path, mon
 
     _, out, _ = invoke("run", dact_bundle, "good movie", "--format", "jsonl")
 
-    assert json.loads(out)["exit_layer"] == 3
+    assert json.loads(out)["layers_run"] == 3
 
 
 def test_whole_road(invoke: Invoke, tmp_path: Path, config: Path, sentiment_data: Path) -> None:
