@@ -148,7 +148,7 @@ def convert(
 @click.argument("checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Take the section `export` of this file.")
-@click.option("--method", help="For random:bert-base or random:minilm-l6: the method.")
+@click.option("--method", help="The method, for random:SHAPE, such as random:minilm-l6.")
 @click.option("--opset", type=int, help="ONNX operator set.")
 @click.option("--link/--no-link", default=None, help="Join each exit with the layer before it: one call, not two.")
 @click.option("--verify-samples", type=int, help="Random inputs on which torch and the bundle are compared.")
