@@ -76,8 +76,8 @@ def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
 
 
 def sample(name: str, config: EncoderConfig, batch: int = 2, tokens: int = 8) -> Tensor:
-    """Returns an example of a value: `hidden` is float [batch, tokens, hidden], ids and masks int64 [batch, tokens]."""
-    if name == "hidden":
+    """Returns an example of a value: hidden states, float [batch, tokens, hidden]; others int64 [batch, tokens]."""
+    if name in ("hidden", "attended"):
         return torch.zeros(batch, tokens, config.hidden_size)
     if name == "attention_mask":
         return torch.ones(batch, tokens, dtype=torch.int64)

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgebert.config import TrainConfig, decode
+from edgebert.decisions import replay
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
 from edgebert.methods import pabee
 from edgebert.methods._program import Batch, full_depth
-from edgebert.policies import make_policy, replay
+from edgebert.policies import make_policy
 
 MakeEncoder = Callable[..., Encoder]
 
