@@ -42,6 +42,20 @@ def mean_distillation(students: Sequence[Tensor], teacher: Tensor) -> Tensor:
     return torch.stack(terms).mean()
 
 
+def divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Returns KL(softmax(logits) || softmax(reference)), averaged over rows; no gradient reaches the reference.
+
+    The other direction than `mean_distillation`: nothing may be likely that is not in the reference. A single output
+    is a value and not a label's logit: there it is the squared difference.
+    """
+    target = reference.detach().float()
+    if target.shape[-1] == 1:
+        return functional.mse_loss(logits.float(), target)
+    own = logits.float().log_softmax(dim=1)
+    divergences = (own.exp() * (own - target.log_softmax(dim=1))).sum(dim=1)
+    return divergences.mean()
+
+
 def probability_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Returns -log p[label], averaged over rows, of probabilities, float [batch, labels]."""
     chosen = probabilities.gather(1, labels[:, None]).squeeze(1)

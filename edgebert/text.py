@@ -53,6 +53,11 @@ class TextEncoder:
         empty = (self._tokenizer.encode(""), self._tokenizer.encode("", ""))
         return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
 
+    def has_tokens_of(self, other: TextEncoder) -> bool:
+        """Says whether both give every token the same id."""
+        same: bool = self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
+        return same
+
     def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
         """Returns the token ids of texts or pairs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -87,6 +87,21 @@ class Stage:
     before: Callable[[], None] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LengthSearch:
+    """How the tokens that go on from each layer are searched for after training.
+
+    Attributes:
+        algorithm: `evolution`, or one of optuna's samplers.
+        evaluations: How many lengths are measured at most.
+        answer_at: Answers a batch, of which each layer passes on that many tokens of each row, int64 [batch].
+    """
+
+    algorithm: Literal["evolution", "tpe", "nsga2"]
+    evaluations: int
+    answer_at: Callable[[Batch, Sequence[Tensor]], Tensor]
+
+
 class AdaptiveModel(nn.Module, abc.ABC):
     """A method's model: an encoder with whatever the method adds."""
 
@@ -94,6 +109,8 @@ class AdaptiveModel(nn.Module, abc.ABC):
     n_labels: int
     calibrates = False
     """Whether `calibrate` needs rows that training has not seen."""
+    teacher: str | None = None
+    """What it learns from in training: a checkpoint folder, hub id or embedded name; None when from labels alone."""
 
     @abc.abstractmethod
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -102,6 +119,14 @@ class AdaptiveModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns the stages of its training, in order."""
+
+    @property
+    def length_search(self) -> LengthSearch | None:
+        """The search for operating points that drop tokens; None where points are chosen from policies' grids."""
+        return None
+
+    def learn_from(self, teacher: AdaptiveModel | None) -> None:
+        """Takes the teacher for the training; None forgets it, with whatever served to learn from it."""
 
     def calibrate(self, batches: Iterable[Batch], special_ids: Collection[int]) -> None:
         """Sets what is counted rather than trained, after the last stage, without gradients or dropout.

@@ -62,7 +62,8 @@ def choose_operating_points(
     points = {}
     for policy in policies:
         base = rule[1] if policy == rule[0] else {}
-        settings: list[Knobs] = [{**base, **knobs} for knobs in registry.load("edgebert.policies", policy).GRID]
+        grid = registry.load("edgebert.policies", policy).GRID or ([{}] if policy == rule[0] else [])
+        settings: list[Knobs] = [{**base, **knobs} for knobs in grid]
         measured = [(knobs, *measure(policy, knobs)) for knobs in settings]
         kept = [entry for entry in measured if entry[1] >= full - max_drop_points / 100] or measured[:1]
         if kept:
@@ -90,7 +91,7 @@ def run_rule(
     scores: dict[int, NDArray[Any]] = {}
     paths: dict[int, NDArray[np.bool_]] = {}
     ratios = []
-    with _on_cpu(model):
+    with on_cpu(model):
         for places, batch in rows.batches(size):
             _, followed = run_reference(steps, batch, policy)
             assert followed is not None
@@ -133,7 +134,7 @@ def record_decisions(model: nn.Module, steps: Sequence[CompiledStep], rows: Rows
         What each gave, rows in their own order.
     """
     recorded: list[Decision] = []
-    with _on_cpu(model):
+    with on_cpu(model):
         for places, batch in rows.batches(size):
             decisions, _ = run_reference(steps, batch)
             for number, decision in enumerate(decisions):
@@ -146,7 +147,7 @@ def record_decisions(model: nn.Module, steps: Sequence[CompiledStep], rows: Rows
 
 
 @contextlib.contextmanager
-def _on_cpu(model: nn.Module) -> Iterator[None]:
+def on_cpu(model: nn.Module) -> Iterator[None]:
     """Moves a model to the CPU without dropout, and back to where and what it was."""
     was_training, device = model.training, next(model.parameters()).device
     model.cpu().eval()

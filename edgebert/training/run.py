@@ -20,9 +20,11 @@ from edgebert.checkpoint import (
     CheckpointFacts,
     build_model,
     fetch_tokenizer,
+    load_checkpoint,
     save_checkpoint,
 )
-from edgebert.config import RunConfig, decode
+from edgebert.bundle.manifest import Knobs, OperatingPoint
+from edgebert.config import RunConfig, TrainConfig, decode
 from edgebert.data import Example, read_examples, texts_of
 from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
@@ -32,6 +34,7 @@ from edgebert.methods._tasks import check_task
 from edgebert.output import Reporter
 from edgebert.tasks import Task, load_task
 from edgebert.text import TextEncoder
+from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
 from edgebert.training.rows import Rows
@@ -103,20 +106,15 @@ def train_model(
         "rows": len(rows),
     }
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
+    if model.teacher is not None:
+        model.learn_from(_open_teacher(model.teacher, config, labels, text))
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
+    model.learn_from(None)
     if model.calibrates:
         _calibrate(model, calibration_rows)
         reporter.say(f"calibrated on {len(calibration_rows)} rows")
     rule = method.rule(settings)
-    points = choose_operating_points(
-        model,
-        model.steps(),
-        tuning_rows,
-        rule=rule,
-        policies=method.POLICIES,
-        task=task,
-        max_drop_points=train.max_drop_points,
-    )
+    points = _choose_points(model, tuning_rows, rule, method.POLICIES, task, train, reporter)
     for name, point in points.items():
         if point.metric is not None:
             knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items())
@@ -129,6 +127,41 @@ def train_model(
     save_checkpoint(checkpoint, target, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
+
+
+def _choose_points(
+    model: AdaptiveModel,
+    rows: Rows,
+    rule: tuple[str, Knobs],
+    policies: tuple[str, ...],
+    task: Task,
+    train: TrainConfig,
+    reporter: Reporter,
+) -> dict[str, OperatingPoint]:
+    if model.length_search is not None:
+        return choose_lengths(model, model.length_search, rows, task=task, train=train, reporter=reporter)
+    return choose_operating_points(
+        model, model.steps(), rows, rule=rule, policies=policies, task=task, max_drop_points=train.max_drop_points
+    )
+
+
+def _open_teacher(source: str, config: RunConfig, labels: tuple[str, ...], text: TextEncoder) -> AdaptiveModel:
+    """Opens the checkpoint a model learns from.
+
+    Raises:
+        ConfigError: There is none, or it was trained for another task, other labels or other tokens.
+    """
+    checkpoint = load_checkpoint(resolve_source(source))
+    where, facts = f"method.teacher: {source}", checkpoint.facts
+    if facts.config.train.task != config.train.task:
+        raise ConfigError(f"{where}: expected the task {config.train.task}, got {facts.config.train.task}.")
+    is_unnamed = all(label.startswith("LABEL_") for label in facts.labels)
+    if len(facts.labels) != len(labels) or (facts.labels != labels and not is_unnamed):
+        raise ConfigError(f"{where}: expected the labels {', '.join(labels)}, got {', '.join(facts.labels)}.")
+    own = checkpoint.tokenizer.get(TOKENIZER_NAME)
+    if own is None or not text.has_tokens_of(TextEncoder(own, max_length=text.max_length, pad_token_id=0)):
+        raise ConfigError(f"{where}: expected a tokenizer with the tokens of {config.train.model}.")
+    return checkpoint.model
 
 
 def _run_stages(
