@@ -96,7 +96,7 @@ def _print_json_line(row: dict[str, Any], is_first: bool) -> None:
 
 
 def _print_csv_line(row: dict[str, Any], is_first: bool) -> None:
-    flat = {key: _cell(value) if isinstance(value, list) else value for key, value in row.items()}
+    flat = {key: _cell(value) if isinstance(value, list | tuple) else value for key, value in row.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if is_first:
         writer.writerow(flat)
@@ -131,6 +131,8 @@ def _row(text: Text, prediction: Prediction, trace: bool) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, list):
         return ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in value)
     text = str(value)

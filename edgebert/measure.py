@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
+from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import Interval, mean_interval, paired_difference, resampled_interval
 from edgebert.tasks import Task, load_task
@@ -125,6 +126,7 @@ def measure(
         "layers": manifest.encoder.layers,
         "mean_predictor_calls": predicted / len(examples),
         "mean_tokens": float(lengths.mean()),
+        **_layer_tokens(outcomes),
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
         "gmacs": float(macs.mean() / 1e9),
         "gflops_fastbert": float(2 * linear_macs.mean() / 1e9),
@@ -172,6 +174,13 @@ def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str,
         for percent in (50, 90, 99):
             row[f"p{percent}_ms"] = float(np.percentile(seconds, percent) * 1000)
     return row
+
+
+def _layer_tokens(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+    """Returns how many tokens went on from each layer, a mean over texts; nothing where none can be dropped."""
+    counts = [outcome.layer_tokens for outcome in outcomes]
+    made = [count for count in counts if count is not None]
+    return {"mean_layer_tokens": np.concatenate(made).mean(axis=0).tolist()} if made else {}
 
 
 def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:

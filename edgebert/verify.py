@@ -7,6 +7,7 @@ early stops with the full torch model, and the engine under the method's rule wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,15 +154,25 @@ def compare(
     return parity
 
 
+def _differences(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Returns absolute differences; none where both are the same infinity."""
+    differences: NDArray[Any] = np.zeros(first.shape)
+    differs = first != second
+    differences[differs] = np.abs(first[differs] - second[differs])
+    return differences
+
+
 def _larger(largest: float, differences: NDArray[Any] | float) -> float:
     """Returns the largest of both; NaN when anything is NaN."""
     return float(np.maximum(largest, np.max(differences)))
 
 
 def _unit(name: str, output: NDArray[Any]) -> float:
-    """Returns what differences of an output are measured in: of single values the largest, at least 1; else 1."""
+    """Returns what differences of an output are measured in: of values and of sums the largest, at least 1; else 1."""
     is_value = name == "logits" and output.shape[-1] == 1
-    return float(np.maximum(1.0, np.abs(output).max())) if is_value else 1.0
+    if not is_value and name != "received":
+        return 1.0
+    return float(np.maximum(1.0, np.abs(output[np.isfinite(output)]).max(initial=0.0)))
 
 
 def _whole_model(bundle: Bundle) -> Graph | None:
@@ -218,7 +229,7 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         named = dict(zip(step.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
         real = values["attention_mask"].numpy().astype(bool)
         for name, value in named.items():
-            difference = np.abs(outputs[name] - value.numpy()) / _unit(name, value.numpy())
+            difference = _differences(outputs[name], value.numpy()) / _unit(name, value.numpy())
             largest = _larger(largest, difference[real] if name in PER_TOKEN else difference)
         values.update(named)
         if step.kind == "select" and step.choice is not None:
@@ -251,10 +262,9 @@ def within_margin(
     unstable = np.zeros(len(followed.exit_layer), np.bool_)
     for _ in range(draws):
         moved = [
-            Decision(
-                decision.kind,
-                decision.layer,
-                {
+            replace(
+                decision,
+                outputs={
                     name: value + MARGIN * _unit(name, value) * rng.choice([-1.0, 1.0], value.shape)
                     for name, value in decision.outputs.items()
                 },

@@ -33,14 +33,16 @@ def write_card(manifest: Manifest, name: str) -> str:
         f"Encoder: {facts.family}, {facts.layers} layers, hidden size {facts.hidden_size}, "
         f"up to {facts.max_length} tokens. Precision {manifest.precision}, opset {manifest.opset}.",
         "",
-        "| operating point | policy | knobs | metric | layers | chosen on |",
-        "|---|---|---|---|---|---|",
+        "| operating point | policy | knobs | metric | layers | cost | chosen on |",
+        "|---|---|---|---|---|---|---|",
     ]
     for point_name, point in manifest.operating_points.items():
         knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items()) or "-"
         metric = "-" if point.metric is None else f"{point.metric:.4f}"
         layers = "-" if point.mean_layers is None else f"{point.mean_layers:.2f}"
-        lines.append(f"| {point_name} | {point.policy} | {knobs} | {metric} | {layers} | {point.chosen_on or '-'} |")
+        cost = "-" if point.cost_ratio is None else f"{point.cost_ratio:.2f}"
+        chosen_on = point.chosen_on or "-"
+        lines.append(f"| {point_name} | {point.policy} | {knobs} | {metric} | {layers} | {cost} | {chosen_on} |")
     if manifest.parity is not None:
         parity = manifest.parity
         lines += [

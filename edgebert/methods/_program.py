@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -109,7 +109,7 @@ class AdaptiveModel(nn.Module, abc.ABC):
     n_labels: int
     calibrates = False
     """Whether `calibrate` needs rows that training has not seen."""
-    teacher: str | None = None
+    learns_from: str | None = None
     """What it learns from in training: a checkpoint folder, hub id or embedded name; None when from labels alone."""
 
     @abc.abstractmethod
@@ -218,6 +218,60 @@ def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
         inputs=("hidden", "attention_mask"),
         outputs=("hidden",),
         macs=Macs(token=4 * width * width + 2 * width * expanded, token_pair=2 * width),
+    )
+
+
+def dropping_steps(
+    layer: Layer, attention: nn.Module, index: int, config: EncoderConfig
+) -> tuple[CompiledStep, CompiledStep, CompiledStep, CompiledStep]:
+    """Returns the steps of one layer that can drop tokens between its parts; `index` counts from 0.
+
+    Args:
+        layer: The layer.
+        attention: Gives `attended` and `received` of hidden states and their mask, from the layer's own attention.
+        index: The layer's number.
+        config: The encoder's shape.
+    """
+    width, expanded = config.hidden_size, config.feed_forward_size
+    fused = layer_step(layer, index, config)
+    first = replace(
+        fused,
+        file=fused.file.replace("layer", "attention"),
+        module=attention,
+        outputs=("attended", "received"),
+        macs=Macs(token=4 * width * width, token_pair=2 * width),
+        part="attention",
+    )
+    drop = replace(
+        fused,
+        kind="drop",
+        file="drop",
+        module=None,
+        inputs=("hidden", "attended", "received", "attention_mask"),
+        outputs=("attended", "attention_mask"),
+        macs=Macs(),
+    )
+    second = replace(
+        fused,
+        file=fused.file.replace("layer", "feed_forward"),
+        module=layer.feed_forward,
+        inputs=("attended",),
+        macs=Macs(token=2 * width * expanded),
+        part="feed_forward",
+    )
+    return replace(fused, part="fused"), first, drop, second
+
+
+def restore_step(config: EncoderConfig) -> CompiledStep:
+    """Returns the step that puts every token that was dropped back in its place."""
+    return CompiledStep(
+        kind="restore",
+        layer=config.layers,
+        file="restore",
+        module=None,
+        inputs=("hidden", "attention_mask"),
+        outputs=("hidden", "attention_mask"),
+        macs=Macs(),
     )
 
 

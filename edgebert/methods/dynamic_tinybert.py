@@ -48,19 +48,23 @@ from edgebert.methods._program import (
     Pool,
     Pooling,
     Stage,
+    dropping_steps,
     embed_step,
     groups,
     head_step,
-    layer_step,
+    restore_step,
 )
-from edgebert.methods._tokens import drop_and_restore, states_and_probabilities
+from edgebert.methods._tokens import ReceivedAttention, drop_and_restore, states_and_probabilities
+from edgebert.policies.lengths import SHORTEST
 
 STAGES = ("fine_tune", "distil_layers", "distil_answer", "length_drop")
 POLICIES = ("lengths", "never")
 WHOLE_MODEL = False
 TASKS = ("classification", "regression")
 REFUSES: dict[str, str] = {}
-SHORTEST = 2
+SMALLEST_SHARE = 0.02
+MOST_LAYERS = 12
+"""Layers after which the method's own rule drops nothing more."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,8 +74,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         pool: What the head reads of the restored tokens; in question answering it reads all of them.
         keep_cls: Never drop the first token. None is true but for question answering.
         compat: `official` lets padding count among the queries, as the published code does.
-        attention_dropout: Of attention probabilities in training, 0 to 1. None is the encoder's own. At 0 torch takes its
-            fused attention, which on a CPU trains long texts in about two thirds of the time.
         teacher: Checkpoint folder, hub id or embedded name of a trained model of the same task and vocabulary. None:
             the stages that distil have no epochs.
         hidden_distillation: Weight of the squared difference of hidden states, through a linear map that is trained
@@ -88,7 +90,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pool: Pool = "mean"
     keep_cls: bool | None = None
     compat: Literal["none", "official"] = "none"
-    attention_dropout: float | None = None
     teacher: str | None = None
     hidden_distillation: float = 1.0
     attention_distillation: float = 1.0
@@ -103,8 +104,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("hidden_distillation", "attention_distillation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("largest_drop", "layer_drop", "attention_dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+        for name in ("largest_drop", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to less than 1, got {getattr(self, name)}")
         if self.random_passes < 0:
             raise ValueError(f"random_passes: expected 0 or more, got {self.random_passes}")
@@ -123,12 +124,13 @@ class DynamicTinyBert(AdaptiveModel):
         self.config = config
         self.n_labels = n_labels
         self.keep_first = config.keep_cls is not False
-        self.teacher = config.teacher
+        self.learns_from = config.teacher
         self.pooling = Pooling(config.pool, shape.hidden_size)
         self.head = family.ClassificationHead(shape, n_labels)
         initialise(self.pooling)
         initialise(self.head)
         self._teachers: tuple[AdaptiveModel, ...] = ()  # in a tuple: no part of the model
+        self.fit: nn.Linear | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Returns the logits with every token in every layer, float [batch, labels]."""
@@ -167,9 +169,7 @@ class DynamicTinyBert(AdaptiveModel):
             ConfigError: The teacher's shape does not go with its own.
         """
         if teacher is None:
-            self._teachers = ()
-            if "fit" in self._modules:
-                del self.fit
+            self._teachers, self.fit = (), None
             return
         own, theirs = self.encoder.config, teacher.encoder.config
         where = f"method.teacher: {self.config.teacher}"
@@ -197,6 +197,7 @@ class DynamicTinyBert(AdaptiveModel):
         hidden = self.encoder.embed(batch.input_ids, batch.token_type_ids)
         states, attention = states_and_probabilities(self.encoder.layers, hidden, mask)
         teacher = self._in_place(hidden)
+        assert self.fit is not None
         with torch.no_grad():
             embedded = teacher.encoder.embed(batch.input_ids, batch.token_type_ids)
             their_states, their_attention = states_and_probabilities(teacher.encoder.layers, embedded, mask)
@@ -242,7 +243,7 @@ class DynamicTinyBert(AdaptiveModel):
                 "name a checkpoint, or set their train.stage_epochs to 0."
             )
         new = [*self.pooling.parameters(), *self.head.parameters()]
-        fit = list(self.fit.parameters()) if "fit" in self._modules else []
+        fit = [] if self.fit is None else list(self.fit.parameters())
         losses: tuple[Callable[[Batch], Tensor], ...] = (
             self.fine_tune_loss,
             self.distil_layers_loss,
@@ -256,10 +257,20 @@ class DynamicTinyBert(AdaptiveModel):
         ]
 
     def steps(self) -> list[CompiledStep]:
-        """Returns embed, the layers, and one head."""
+        """Returns embed, every layer in one and in parts with a drop between them, the restoring, and one head."""
         shape = self.encoder.config
-        layers = [layer_step(layer, index, shape) for index, layer in enumerate(self.encoder.layers)]
-        return [embed_step(self.encoder), *layers, head_step(self.pooling, self.head, shape, self.n_labels)]
+        attention = [
+            ReceivedAttention(
+                self.encoder.layers[shape.shared_layers * number].attention,
+                keep_first=self.keep_first,
+                count_padding=self.config.compat == "official",
+            )
+            for number in range(shape.different_layers)
+        ]
+        steps = [embed_step(self.encoder)]
+        for index, layer in enumerate(self.encoder.layers):
+            steps.extend(dropping_steps(layer, attention[shape.own_layer(index)], index, shape))
+        return [*steps, restore_step(shape), head_step(self.pooling, self.head, shape, self.n_labels)]
 
     def _answer(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         return HeadStep(self.pooling, self.head)(hidden, attention_mask)
@@ -294,7 +305,7 @@ class DynamicTinyBert(AdaptiveModel):
 
 
 def tokens_of(share: float, lengths: Tensor) -> Tensor:
-    """Returns how many tokens a share of each row is, at least 2, int64 [batch], as the policy `lengths` counts."""
+    """Returns how many tokens a share of each row is, at least `SHORTEST`, int64 [batch], as the policy `lengths` counts."""
     tokens = torch.ceil(torch.round(share * lengths.double(), decimals=9)).long()
     return tokens.clamp_min(SHORTEST)
 
@@ -323,12 +334,13 @@ def _task_loss(logits: Tensor, batch: Batch) -> Tensor:
 
 def build(encoder: Encoder, config: Config, n_labels: int) -> DynamicTinyBert:
     """Makes the model, with a new head."""
-    if config.attention_dropout is not None:
-        for layer in encoder.layers:
-            layer.attention.attention_dropout = config.attention_dropout
     return DynamicTinyBert(encoder, config, n_labels)
 
 
 def rule(config: Config) -> tuple[str, dict[str, object]]:
-    """Returns the policy a bundle of this method follows unless told otherwise, and its knobs: all tokens."""
-    return "lengths", {"lengths": None}
+    """Returns the policy a bundle of this method follows unless told otherwise, and its knobs.
+
+    Every layer drops as many tokens as it does at most in training.
+    """
+    shares = [max((1 - config.largest_drop) ** layer, SMALLEST_SHARE) for layer in range(1, MOST_LAYERS + 1)]
+    return "lengths", {"lengths": ",".join(f"{share:.2f}" for share in shares)}

@@ -81,6 +81,14 @@ class Outcome:
         layers: NDArray[np.int64] = self.path.sum(axis=1)
         return layers
 
+    @property
+    def layer_tokens(self) -> NDArray[np.int64] | None:
+        """How many tokens of each row went on from each layer, int64 [rows, layers]; None where none can be dropped."""
+        if self.token_layers is None:
+            return None
+        went_on = [(self.token_layers >= layer).sum(axis=1) for layer in range(1, self.path.shape[1] + 1)]
+        return np.stack(went_on, axis=1)
+
     def answer(self, places: NDArray[np.int64], scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of some rows."""
         if self.scores.shape[1:] != scores.shape[1:]:
@@ -126,6 +134,7 @@ class _Rows:
         outcome: Where the answers go.
         lengths: Tokens each row of the batch has left, int64 [rows].
         started: Tokens each row of the batch began with, int64 [rows].
+        is_fused: Whether the layer at hand runs as one graph, in place of its parts.
         wanted: Which layers each row of the batch is to run, bool [rows, layers]; None while nothing was said.
         finished: Which living rows have their answer; None while none has.
     """
@@ -137,6 +146,7 @@ class _Rows:
     outcome: Outcome
     lengths: NDArray[np.int64]
     started: NDArray[np.int64]
+    is_fused: bool = False
     wanted: Mask | None = None
     finished: Mask | None = None
 
@@ -306,7 +316,17 @@ def _compute(ready: _Ready, rows: _Rows) -> None:
 
 
 def _layer(ready: _Ready, rows: _Rows) -> None:
-    """Runs a layer on the rows that want it; the values of the others stay as they are."""
+    """Runs a layer on the rows that want it; the values of the others stay as they are.
+
+    A layer that is there in parts and as one graph runs as the latter when no row drops a token in it.
+    """
+    if ready.step.part == "fused":
+        rows.is_fused = not _drops_any(_tokens_to_keep(ready, rows), rows)
+        if rows.is_fused:
+            _compute(ready, rows)
+        return
+    if rows.is_fused and ready.step.part != "whole":
+        return
     wanted = None if rows.wanted is None else rows.wanted[rows.places, ready.step.layer - 1]
     if wanted is None or wanted.all():
         _compute(ready, rows)
@@ -331,16 +351,25 @@ def _select(ready: _Ready, rows: _Rows) -> None:
 
 def _drop(ready: _Ready, rows: _Rows) -> None:
     """Lets each row go on with the tokens that received the most attention."""
-    if rows.outcome.token_layers is None:
-        mask = rows.values["attention_mask"]
-        rows.outcome.token_layers = np.where(mask != 0, rows.outcome.path.shape[1], 0)
-    length = rows.lengths[rows.places]
-    position = DropPosition(ready.step.layer, rows.outcome.path.shape[1])
-    keep = np.clip(rows.policy.keep(position, rows.started[rows.places]), 1, length)
-    if (keep < length).any():
+    keep = _tokens_to_keep(ready, rows)
+    if _drops_any(keep, rows):
+        assert rows.outcome.token_layers is not None
         row, place = tokens.drop(rows.values, keep)
         rows.outcome.token_layers[rows.places[row], place] = ready.step.layer - 1
         rows.lengths[rows.places] = keep
+
+
+def _tokens_to_keep(ready: _Ready, rows: _Rows) -> NDArray[np.int64]:
+    """Returns how many tokens of each living row go on from a layer, int64 [alive]."""
+    layers = rows.outcome.path.shape[1]
+    if rows.outcome.token_layers is None:
+        rows.outcome.token_layers = np.where(rows.values["attention_mask"] != 0, layers, 0)
+    keep = rows.policy.keep(DropPosition(ready.step.layer, layers), rows.started[rows.places])
+    return np.clip(keep, 1, rows.lengths[rows.places])
+
+
+def _drops_any(keep: NDArray[np.int64], rows: _Rows) -> bool:
+    return bool((keep < rows.lengths[rows.places]).any())
 
 
 def _restore(ready: _Ready, rows: _Rows) -> None:

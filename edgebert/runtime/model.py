@@ -420,6 +420,8 @@ class EdgeModel:
     ) -> Prediction:
         label, score = self._task.answer(values, self.labels)
         order = np.argsort(-values, kind="stable")[: top_k or 0]
+        went = None if outcome.token_layers is None else outcome.token_layers[i]
+        layers = range(1, self.manifest.encoder.layers + 1)
         return Prediction(
             label=label,
             score=score,
@@ -428,6 +430,7 @@ class EdgeModel:
             cost_ratio=ratio,
             tokens=len(row.ids),
             truncated=row.truncated,
+            layer_tokens=None if went is None else tuple(int((went >= layer).sum()) for layer in layers),
             top=tuple(LabelScore(self.labels[j], float(values[j])) for j in order) if top_k else None,
         )
 
@@ -512,7 +515,7 @@ def find_bundle(path: str | Path) -> Bundle:
 
 def _sum_of_layers(manifest: Manifest) -> Macs:
     """Returns what all layers cost together, all of their pieces included."""
-    layers = [step for step in manifest.program if step.kind == "layer"]
+    layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
     return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
 
 

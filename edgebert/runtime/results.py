@@ -29,6 +29,7 @@ class Prediction:
         cost_ratio: Multiply-accumulates spent, over those of all layers on the same text.
         tokens: Length of the text in tokens, after truncation.
         truncated: Whether the end of the text was cut off.
+        layer_tokens: How many tokens went on from each layer; None where none can be dropped.
         top: The `top_k` most probable labels, when asked for.
     """
 
@@ -39,11 +40,14 @@ class Prediction:
     cost_ratio: float
     tokens: int
     truncated: bool
+    layer_tokens: tuple[int, ...] | None = None
     top: tuple[LabelScore, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain data, `top` only when it was asked for."""
+        """Returns the fields as plain data, `top` only when it was asked for, `layer_tokens` only where there are."""
         fields = asdict(self)
+        if self.layer_tokens is None:
+            del fields["layer_tokens"]
         if self.top is None:
             del fields["top"]
         else:

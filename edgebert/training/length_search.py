@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -110,7 +111,7 @@ def _evolve(pool: _Pool, layers: int, generator: np.random.Generator) -> None:
         front = [candidate.lengths for candidate in pareto_front(list(pool.known.values()))]
         found = False
         for make in (_mutated, _crossed):
-            found |= _add_children(pool, lambda make=make: make(front, generator))  # type: ignore[misc]
+            found |= _add_children(pool, partial(make, front, generator))
 
 
 def _add_children(pool: _Pool, make: Callable[[], Lengths]) -> bool:

@@ -112,6 +112,8 @@ def cost_ratios(steps: Sequence[CompiledStep], batch: Batch, followed: Followed)
     spent, full = np.zeros(len(length)), np.zeros(len(length))
     for step in steps:
         tokens, runs = length, step.layer <= followed.exit_layer
+        if step.part == "fused":
+            continue  # its parts are counted
         if step.kind != "layer":
             spent += runs * step.macs.of(tokens)
             continue

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from edgebert import registry
 from edgebert.bundle.files import check_target
+from edgebert.bundle.manifest import Knobs, OperatingPoint
 from edgebert.checkpoint import (
     TOKENIZER_NAME,
     Checkpoint,
@@ -23,7 +24,6 @@ from edgebert.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from edgebert.bundle.manifest import Knobs, OperatingPoint
 from edgebert.config import RunConfig, TrainConfig, decode
 from edgebert.data import Example, read_examples, texts_of
 from edgebert.embedded import resolve_source
@@ -106,8 +106,8 @@ def train_model(
         "rows": len(rows),
     }
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
-    if model.teacher is not None:
-        model.learn_from(_open_teacher(model.teacher, config, labels, text))
+    if model.learns_from is not None:
+        model.learn_from(_open_teacher(model.learns_from, config, labels, text))
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
     model.learn_from(None)
     if model.calibrates:
@@ -118,9 +118,10 @@ def train_model(
     for name, point in points.items():
         if point.metric is not None:
             knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items())
+            cost = "" if point.cost_ratio is None else f", {point.cost_ratio:.2f} of the cost,"
             reporter.say(
                 f"operating point {name}: {point.policy}({knobs}): {task.METRIC} {point.metric:.4f} at "
-                f"{point.mean_layers:.2f} layers on {point.chosen_on}"
+                f"{point.mean_layers:.2f} layers{cost} on {point.chosen_on}"
             )
     facts = CheckpointFacts(labels=labels, seed=seed, config=config, operating_points=points)
     checkpoint = Checkpoint(model, facts, tokenizer)
