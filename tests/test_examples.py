@@ -44,9 +44,9 @@ def test_keep_fewer_tokens(save_tiny_checkpoint: Callable[..., Path], tmp_path: 
 
     lines = _run("keep_fewer_tokens.py", tmp_path / "bundle", "a good movie with a warm cast").splitlines()
 
-    assert [line.partition(": ")[0] for line in lines] == ["default", "all", "half, then a quarter"]
-    assert "tokens 7, 5, 5 of 9" in lines[0]
-    assert "tokens 9, 9, 9 of 9, 1.00 of the cost" in lines[1]
+    assert [line.partition(": ")[0] for line in lines] == ["all", "default", "half, then a quarter"]
+    assert "tokens 7, 5, 5 of 9" in lines[1]
+    assert "tokens 9, 9, 9 of 9, 1.00 of the cost" in lines[0]
 
 
 def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ class DynamicTinyBert(AdaptiveModel):
 
 
 def tokens_of(share: float, lengths: Tensor) -> Tensor:
-    """Returns how many tokens a share of each row is, at least `SHORTEST`, int64 [batch], as the policy `lengths` counts."""
+    """Returns how many tokens a share of each row is, int64 [batch], counted as the policy `lengths` does."""
     tokens = torch.ceil(torch.round(share * lengths.double(), decimals=9)).long()
     return tokens.clamp_min(SHORTEST)
 

@@ -86,8 +86,9 @@ class Outcome:
         """How many tokens of each row went on from each layer, int64 [rows, layers]; None where none can be dropped."""
         if self.token_layers is None:
             return None
-        went_on = [(self.token_layers >= layer).sum(axis=1) for layer in range(1, self.path.shape[1] + 1)]
-        return np.stack(went_on, axis=1)
+        layers = np.arange(1, self.path.shape[1] + 1)
+        went_on: NDArray[np.int64] = (self.token_layers[:, :, None] >= layers).sum(axis=1)
+        return went_on
 
     def answer(self, places: NDArray[np.int64], scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of some rows."""
