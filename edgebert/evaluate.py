@@ -15,7 +15,8 @@ from edgebert.host import host_facts
 from edgebert.measure import Measured, measure, metric_difference
 from edgebert.output import Reporter, markdown_table
 from edgebert.policies import knob_names
-from edgebert.runtime.model import EdgeModel, find_bundle
+from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
 

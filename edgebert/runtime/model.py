@@ -14,12 +14,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle, open_bundle
+from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
-from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, Macs, Manifest, OperatingPoint
-from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, require, suggestion
-from edgebert.policies import Policy, knob_names, make_policy
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint
+from edgebert.errors import ConfigError, DataError, EdgeBertError
+from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Call, Engine, Outcome
+from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.results import Forward, LabelScore, Prediction
 from edgebert.runtime.sessions import Graph, as_input, make_graph
 from edgebert.runtime.threads import available_threads
@@ -53,7 +55,7 @@ class EdgeModel:
         self.provider = provider
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
-        self._policy, self._point = self._make(self._named(policy), {})
+        self._policy, self._point = make_point(self.manifest, find_point(self.manifest, policy), {})
         paths = {step.graph for step in self.manifest.program if step.graph is not None}
         graphs = {
             path: make_graph(
@@ -129,10 +131,10 @@ class EdgeModel:
         Raises:
             ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
-        point = self._point if name is None else self._named(name)
+        point = self._point if name is None else find_point(self.manifest, name)
         if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
-            point = self._named(self._policy_with(knobs))
-        self._policy, self._point = self._make(point, knobs)
+            point = find_point(self.manifest, policy_with(self.manifest, knobs))
+        self._policy, self._point = make_point(self.manifest, point, knobs)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str too
@@ -427,41 +429,6 @@ class EdgeModel:
             top=tuple(LabelScore(self.labels[j], float(values[j])) for j in order) if top_k else None,
         )
 
-    def _named(self, name: str) -> OperatingPoint:
-        """Returns the operating point of a name, or a policy's with its knobs as they are."""
-        points, rule = self.manifest.operating_points, self.manifest.rule
-        if name in points:
-            return points[name]
-        if name not in self.manifest.policies:
-            known = [*points, *self.manifest.policies]
-            raise ConfigError(f"unknown policy {name!r} for this bundle.{suggestion(name, known)}")
-        return rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
-
-    def _policy_with(self, knobs: Iterable[str]) -> str:
-        """Returns the one policy of the method that has all these knobs; of several, the rule's own."""
-        fitting = [policy for policy in self.manifest.policies if set(knobs) <= set(knob_names(policy))]
-        own = self.manifest.rule.policy
-        if own in fitting or len(fitting) == 1:
-            return own if own in fitting else fitting[0]
-        if fitting:
-            raise ConfigError(
-                f"the policies {' and '.join(fitting)} have the knobs {', '.join(sorted(knobs))}; name one of them."
-            )
-        known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
-        wrong = sorted(set(knobs) - known)
-        if wrong:
-            raise ConfigError(f"unknown knob {wrong[0]!r}.{suggestion(wrong[0], known)}")
-        raise ConfigError(f"no policy of {self.manifest.method} has the knobs {', '.join(sorted(knobs))} together.")
-
-    def _make(self, point: OperatingPoint, knobs: Knobs) -> tuple[Policy, OperatingPoint]:
-        """Makes an operating point's policy, with knobs on top."""
-        rule = self.manifest.rule
-        point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **knobs})
-        policy = make_policy(
-            point.policy, point.knobs, exit_layers=self.manifest.exit_layers, rule=(rule.policy, rule.knobs)
-        )
-        return policy, point
-
     def _pad(self, rows: Sequence[Encoded]) -> Values:
         assert self._text is not None
         return self._text.pad(rows)
@@ -496,16 +463,6 @@ def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[
     return None if plan is None else plan[places]
 
 
-def find_bundle(path: str | Path) -> Bundle:
-    """Opens a bundle folder, or the bundle of a hub id, without loading its graphs.
-
-    Raises:
-        BundleError: There is none, or it is refused.
-        MissingExtraError: What a hub id needs is not installed.
-    """
-    return open_bundle(_download(str(path)) if _is_hub_id(path) else path)
-
-
 def _sum_of_layers(manifest: Manifest) -> Macs:
     """Returns what all layers cost together."""
     layers = [step.macs for step in manifest.program if step.kind == "layer"]
@@ -529,24 +486,3 @@ def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -
         for group in groups:
             yield group
             bar.advance(task, len(group))
-
-
-def _is_hub_id(path: str | Path) -> bool:
-    """Says whether a text that names no folder looks like `owner/name` rather than a mistyped path."""
-    text = str(path)
-    looks_like_one = text.count("/") == 1 and text[0] not in "./~" and not Path(text).parent.exists()
-    return isinstance(path, str) and not Path(text).exists() and looks_like_one
-
-
-def _download(hub_id: str) -> Path:
-    """Fetches a bundle from the hub.
-
-    Raises:
-        BundleError: There is no such bundle folder, and the hub has none either.
-    """
-    hub = require("huggingface_hub", extra="hub", purpose=f"{hub_id}: no such folder, and opening a hub id")
-    try:
-        return Path(hub.snapshot_download(hub_id))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{hub_id}: no such bundle folder, and not to be had from the hub: {reason}") from error
