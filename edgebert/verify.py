@@ -217,11 +217,12 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
 
 
 def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
-    """Says which rows took another path, stopped elsewhere or got another label, bool [rows]."""
+    """Says which rows took another path, stopped elsewhere, or got another label, start or end, bool [rows]."""
+    chosen = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
     return (
         (first.path != second.path).any(axis=1)
         | (first.exit_layer != second.exit_layer)
-        | (first.scores.argmax(axis=1) != second.scores.argmax(axis=1))
+        | chosen.reshape(len(chosen), -1).any(axis=1)
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgebert.errors import BundleError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "edgebert.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
@@ -147,7 +147,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         method: The method's name.
         method_settings: Its settings.
         task: Name of a file in `edgebert/tasks`.
-        labels: The label names, in the order of the scores; of a regression, the name of its one value.
+        task_settings: Its settings.
+        labels: The label names, in the order of the scores; of a regression, the name of its one value; of question
+            answering, those of a token's two scores.
         encoder: The encoder's shape.
         program: The steps, in order.
         rule: The method's own rule, whose full-depth answer the policy `never` gives.
@@ -165,6 +167,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     method: str
     method_settings: dict[str, Any]
     task: str
+    task_settings: dict[str, Any]
     labels: tuple[str, ...]
     encoder: EncoderFacts
     program: tuple[Step, ...]

@@ -42,6 +42,7 @@ def command(
     for module in ("torch", "transformers", "onnx", "onnxscript"):
         require(module, extra="export", purpose="edgebert export")
     from edgebert.export import export_model
+    from edgebert.tasks import load_task
 
     made = export_model(
         checkpoint,
@@ -57,5 +58,6 @@ def command(
         from edgebert.describe import describe_bundle
 
         print_json(describe_bundle(bundle))
-    follow = f'run {bundle} "a text"' if made.has("tokenizer.json") else f"bench {bundle}"
+    arguments = load_task(made.manifest.task).ARGUMENTS
+    follow = f"run {bundle} {arguments}" if made.has("tokenizer.json") else f"bench {bundle}"
     say_next(f"edgebert {follow}")

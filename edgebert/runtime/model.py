@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -22,14 +22,15 @@ from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Call, Engine, Outcome
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.points import find_point, make_point, policy_with
-from edgebert.runtime.results import Forward, LabelScore, Prediction
+from edgebert.runtime.results import Answer, Cost, Forward, Prediction, answer_of, costs_of, prediction_of
 from edgebert.runtime.sessions import Graph, as_input, make_graph
 from edgebert.runtime.threads import available_threads
-from edgebert.tasks import load_task
-from edgebert.text import Encoded, Text, TextEncoder, Values, batches
+from edgebert.tasks import Asked, Candidate, Task, load_task, task_settings
+from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 
 MAX_BATCH_TOKENS = 8192
 _PLAN_ROWS = 1024  # a plan made ahead is a look-up
+_RESULTS: dict[Asked, Callable[..., Prediction | Answer]] = {"texts": prediction_of, "questions": answer_of}
 
 
 class EdgeModel:
@@ -51,6 +52,7 @@ class EdgeModel:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._task = load_task(self.manifest.task)
+        self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
         self.threads = threads or available_threads()
         self.provider = provider
         self.compact = compact
@@ -116,6 +118,11 @@ class EdgeModel:
         return self.manifest.labels
 
     @property
+    def task(self) -> Task:
+        """What the model's scores mean."""
+        return self._task
+
+    @property
     def policy(self) -> OperatingPoint:
         """The policy in use, with its knobs."""
         return self._point
@@ -176,15 +183,78 @@ class EdgeModel:
             show_progress: Show a progress bar on stderr.
 
         Raises:
-            ConfigError: `top_k` where the task has no label probabilities.
+            ConfigError: `top_k` where the task has no label probabilities, or the model answers questions.
             DataError: A text is not a text.
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
+        self.check_asked("texts")
         if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
-            return self._answer([texts], top_k, 1, max_length)[0]
+            return self._predict([texts], top_k, 1, max_length)[0]
         if not isinstance(texts, Iterable):
             raise DataError(f"texts: expected a str, a pair of str or a list of them, got {type(texts).__name__}.")
-        return self._answer(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
+        return self._predict(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
+
+    @overload
+    def answer(  # type: ignore[overload-overlap]  # a str is a sequence of str too
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> list[Answer]: ...
+
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = 1,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> Answer | list[Answer]:
+        """Answers questions with words of their passages, in the order given.
+
+        Args:
+            question: A question, or a list of them.
+            context: The passage of a question, or a list of as many; one passage may serve a list of questions.
+            top_k: With more than 1, also give this many best answers of different texts.
+            batch_size: Most windows in a batch; a long passage takes several.
+            max_length: Tokens of a window; None is the model's own limit.
+            show_progress: Show a progress bar on stderr.
+
+        Raises:
+            ConfigError: The model does not answer questions, or `top_k` is less than 1.
+            DataError: There are not as many passages as questions, or one of them is not a text.
+            EdgeBertError: The bundle has no tokenizer, or the model is closed.
+        """
+        self.check_asked("questions")
+        if top_k < 1:
+            raise ConfigError(f"top_k: expected 1 or more, got {top_k}.")
+        questions = [question] if isinstance(question, str) else list(question)
+        contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+        if len(questions) != len(contexts) or (isinstance(question, str) and not isinstance(context, str)):
+            raise DataError(f"answer: expected a passage for each of {len(questions)} questions, got {len(contexts)}.")
+        pairs = list(zip(questions, contexts, strict=True))
+        answers = [
+            answer_of(candidates, cost, with_top=top_k > 1)
+            for candidates, cost in self._rank(pairs, top_k, batch_size, max_length, show_progress=show_progress)
+        ]
+        return answers[0] if isinstance(question, str) else answers
 
     def stream(
         self,
@@ -194,12 +264,12 @@ class EdgeModel:
         batch_size: int = 32,
         max_length: int | None = None,
         window: int = 1024,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[Prediction | Answer]:
         """Answers an iterable of any length in bounded memory, in order.
 
         Args:
-            texts: Texts or pairs.
-            top_k: Also give this many most probable labels.
+            texts: Texts or pairs; of a model that answers questions, pairs of a question and its passage.
+            top_k: Also give this many best answers.
             batch_size: Most texts in a batch.
             max_length: Cut texts to this many tokens.
             window: How many texts are read ahead and sorted by length.
@@ -208,17 +278,20 @@ class EdgeModel:
             raise ConfigError(f"window: expected 1 or more, got {window}.")
         if isinstance(texts, str):
             raise DataError("expected texts, got one str; write [text].")
+        result = _RESULTS[self._task.ASKED]
         iterator = iter(texts)
         number = 0
         while chunk := list(itertools.islice(iterator, window)):
-            yield from self._answer(chunk, top_k, batch_size, max_length, first=number)
+            ranked = self._rank(chunk, top_k, batch_size, max_length, first=number)
+            yield from (result(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked)
             number += len(chunk)
 
     def predict(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
     ) -> list[str] | list[float]:
         """Returns the most probable label of each text; of a regression model, its value."""
-        answers = self._answer(texts, None, batch_size, max_length)
+        self.check_asked("texts")
+        answers = self._predict(texts, None, batch_size, max_length)
         if self._task.HAS_PROBABILITIES:
             return [answer.label for answer in answers]
         return [answer.score for answer in answers]
@@ -231,6 +304,7 @@ class EdgeModel:
         Raises:
             ConfigError: The task has none.
         """
+        self.check_asked("texts")
         if not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"predict_proba: {self.manifest.task} has no label probabilities; use predict.")
         encoded = self.encode(texts, max_length=max_length)
@@ -263,8 +337,8 @@ class EdgeModel:
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
         return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio)
 
-    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
-        """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart.
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> Sequence[Encoded]:
+        """Returns the rows of texts, as token ids; what `run_encoded` takes, so that tokenizing can be timed apart.
 
         Args:
             texts: Texts or pairs.
@@ -276,7 +350,7 @@ class EdgeModel:
                 f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
                 "use forward(), or export a trained checkpoint."
             )
-        return self._text.encode(texts, max_length=max_length, first=first)
+        return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
 
     def run_encoded(
         self,
@@ -298,7 +372,7 @@ class EdgeModel:
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
         engine, policy = self._open_engine(), self._policy
         n = len(encoded)
-        total = Outcome.empty(n, engine.layers, len(self.labels))
+        total = Outcome.empty(n, engine.layers)
         lengths = [len(row.ids) for row in encoded]
         plan = self._plan_ahead(engine, policy, encoded, lengths, total) if engine.plans_ahead else None
         groups = batches(
@@ -309,9 +383,13 @@ class EdgeModel:
             depths=None if plan is None else plan.sum(axis=1),
             cut_depths=policy.needs_equal_plans,
         )
+        scores = []
         for places in _progress(groups, n, show_progress):
             inputs = self._pad([encoded[i] for i in places])
-            total.put(places, engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places)))
+            part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
+            total.put(places, part)
+            scores.append((places, part.scores))
+        total.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
         return total
 
     def _plan_ahead(
@@ -389,7 +467,31 @@ class EdgeModel:
     ) -> None:
         self.close()
 
-    def _answer(
+    def check_asked(self, asked: Asked) -> None:
+        """Refuses what the model is not made to answer.
+
+        Raises:
+            ConfigError: It answers texts, and is asked questions, or the other way round.
+        """
+        if asked != self._task.ASKED:
+            raise ConfigError(
+                f"{self.bundle.path}: {self.manifest.task} answers {self._task.ASKED}, and was given {asked}; "
+                f"use {self._task.CALL}, or edgebert run BUNDLE {self._task.ARGUMENTS}."
+            )
+
+    def _predict(
+        self,
+        texts: Sequence[Any],
+        top_k: int | None,
+        batch_size: int,
+        max_length: int | None,
+        *,
+        show_progress: bool = False,
+    ) -> list[Prediction]:
+        ranked = self._rank(texts, top_k, batch_size, max_length, show_progress=show_progress)
+        return [prediction_of(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked]
+
+    def _rank(
         self,
         texts: Sequence[Any],
         top_k: int | None,
@@ -398,36 +500,15 @@ class EdgeModel:
         *,
         show_progress: bool = False,
         first: int = 0,
-    ) -> list[Prediction]:
+    ) -> list[tuple[list[Candidate], Cost]]:
+        """Returns the best answers of each text, and what it cost."""
         if top_k is not None and not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
-        encoded = self.encode(texts, max_length=max_length, first=first)
-        outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
-        values = self._task.values(outcome.scores)
-        ratios = outcome.macs / self.full_macs([len(row.ids) for row in encoded])
-        return [self._prediction(row, values[i], outcome, i, float(ratios[i]), top_k) for i, row in enumerate(encoded)]
-
-    def _prediction(
-        self,
-        row: Encoded,
-        values: NDArray[Any],
-        outcome: Outcome,
-        i: int,
-        ratio: float,
-        top_k: int | None,
-    ) -> Prediction:
-        label, score = self._task.answer(values, self.labels)
-        order = np.argsort(-values, kind="stable")[: top_k or 0]
-        return Prediction(
-            label=label,
-            score=score,
-            exit_layer=int(outcome.exit_layer[i]),
-            layers_run=int(outcome.layers_run[i]),
-            cost_ratio=ratio,
-            tokens=len(row.ids),
-            truncated=row.truncated,
-            top=tuple(LabelScore(self.labels[j], float(values[j])) for j in order) if top_k else None,
-        )
+        rows = self.encode(texts, max_length=max_length, first=first)
+        outcome = self.run_encoded(rows, batch_size=batch_size, show_progress=show_progress)
+        ranked = self._task.ranked(outcome.scores, rows, self.labels, top_k or 1)
+        full = self.full_macs([len(row.ids) for row in rows])
+        return list(zip(ranked, costs_of(rows, outcome.path, outcome.exit_layer, outcome.macs, full), strict=True))
 
     def _pad(self, rows: Sequence[Encoded]) -> Values:
         assert self._text is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import nn
 
 from edgebert import registry
@@ -13,6 +12,7 @@ from edgebert.methods._program import CompiledStep
 from edgebert.methods._reference import paths_depend_on_rule, run_reference
 from edgebert.policies import Decision, Policy, follow, make_policy
 from edgebert.tasks import Task
+from edgebert.text import join_rows
 from edgebert.training.rows import Rows
 
 
@@ -47,7 +47,7 @@ def choose_operating_points(
         made = make_policy(policy, knobs, exit_layers=exit_layers, rule=rule)
         decisions = record_decisions(model, steps, rows, made) if recorded is None else recorded
         followed = follow(made, decisions, layers)
-        metric = task.metric(task.predictions(followed.scores), rows.labels)
+        metric = task.metric(task.predictions(followed.scores, rows.encoded), rows.targets)
         return metric, float(followed.path.sum(axis=1).mean())
 
     full, _ = measure("never", {})
@@ -75,19 +75,21 @@ def record_decisions(
     """Runs every step that decides or answers, on every row and in torch, under a rule or at full depth.
 
     Returns:
-        What each gave, rows in their own order.
+        What each gave, rows in their own order; of different numbers of tokens, padded with zeros.
     """
     was_training = model.training
     device = next(model.parameters()).device
     model.cpu().eval()
-    recorded: list[Decision] = []
-    for places, batch in rows.batches(size):
-        decisions, _ = run_reference(steps, batch, policy)
-        for number, decision in enumerate(decisions):
-            if number == len(recorded):
-                empty = {k: np.zeros((len(rows), *v.shape[1:]), np.float32) for k, v in decision.outputs.items()}
-                recorded.append(Decision(decision.kind, decision.layer, empty))
-            for name, value in decision.outputs.items():
-                recorded[number].outputs[name][places] = value
+    batches = [(places, run_reference(steps, batch, policy)[0]) for places, batch in rows.batches(size)]
     model.to(device).train(was_training)
-    return recorded
+    return [
+        Decision(
+            first.kind,
+            first.layer,
+            {
+                name: join_rows([(places, batch[number].outputs[name]) for places, batch in batches], len(rows))
+                for name in first.outputs
+            },
+        )
+        for number, first in enumerate(batches[0][1])
+    ]

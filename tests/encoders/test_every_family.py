@@ -140,7 +140,9 @@ def test_plain_checkpoint_is_a_hugging_face_classifier_and_back(
     shutil.copy(folder / "tokenizer.json", tmp_path / "theirs")
     back = load_checkpoint(tmp_path / "theirs")
 
-    assert type(theirs).__name__ == registry.load("edgebert.encoders", family).CLASSIFIER
+    assert (
+        type(theirs).__name__ == registry.load("edgebert.encoders", family).CLASS_PREFIX + "ForSequenceClassification"
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert back.facts.labels == ("negative", "positive")
