@@ -227,8 +227,8 @@ def join_rows(parts: Sequence[tuple[NDArray[np.int64], NDArray[Any]]], rows: int
     shape = np.max([part.shape[1:] for _, part in parts], axis=0).astype(int)
     joined = np.zeros((rows, *shape), np.result_type(*{part.dtype for _, part in parts}))
     for places, part in parts:
-        real = tuple(slice(size) for size in part.shape[1:])
-        joined[(places, *real)] = part
+        inside = (places, *(slice(size) for size in part.shape[1:]))
+        joined[inside] = part
     return joined
 
 

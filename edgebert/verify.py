@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from edgebert.bundle import WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import Manifest, Parity
+from edgebert.decisions import Decision, Followed, follow
 from edgebert.errors import DataError, QualityError, require
-from edgebert.policies import Decision, Followed, Policy, follow, make_policy
+from edgebert.policies import Policy, make_policy
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import Graph, make_graph
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep
 
 MARGIN = 1.0e-5
+PER_TOKEN = ("hidden", "attended", "received")
+"""Values that mean nothing where a row has no token."""
+
 _ROWS = 8
 
 
@@ -191,7 +195,8 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
     """Returns the largest difference between any graph's outputs and those of the torch modules in it.
 
     That of a regression's values is relative to the largest of them, where that is more than 1. Every graph gets
-    torch's own inputs, so that errors do not add up.
+    torch's own inputs, so that errors do not add up; where pieces are chosen from, every second one, others in the
+    next row.
     """
     import torch
 
@@ -200,9 +205,12 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         "attention_mask": batch.attention_mask,
         "token_type_ids": batch.token_type_ids,
     }
+    rows = len(batch.input_ids)
     largest = 0.0
     outputs: dict[str, NDArray[np.float32]] = {}
     for step, stored in zip(steps, bundle.manifest.program, strict=True):
+        if step.module is None:
+            continue
         if stored.graph is not None:
             outputs = graphs[stored.graph].run({k: v.numpy() for k, v in values.items()}, stored.outputs)
         with torch.no_grad():
@@ -211,19 +219,29 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         real = values["attention_mask"].numpy().astype(bool)
         for name, value in named.items():
             difference = np.abs(outputs[name] - value.numpy()) / _unit(name, value.numpy())
-            largest = _larger(largest, difference[real] if name == "hidden" else difference)
+            largest = _larger(largest, difference[real] if name in PER_TOKEN else difference)
         values.update(named)
+        if step.kind == "select" and step.choice is not None:
+            values[step.choice] = (torch.arange(rows)[:, None] + torch.arange(step.choices)) % 2 == 0
     return largest
 
 
 def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
-    """Says which rows took another path, stopped elsewhere, or got another label, start or end, bool [rows]."""
-    chosen = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
-    return (
+    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens, or got another answer.
+
+    An answer is a label, or the start and the end of a span.
+    """
+    answers = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
+    differs: NDArray[np.bool_] = (
         (first.path != second.path).any(axis=1)
         | (first.exit_layer != second.exit_layer)
-        | chosen.reshape(len(chosen), -1).any(axis=1)
+        | answers.reshape(len(answers), -1).any(axis=1)
     )
+    for name, chosen in first.chosen.items():
+        differs |= (chosen != second.chosen[name]).any(axis=(1, 2))
+    if first.token_layers is not None and second.token_layers is not None:
+        differs |= (first.token_layers != second.token_layers).any(axis=1)
+    return differs
 
 
 def within_margin(

@@ -11,10 +11,11 @@ from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import RunConfig, TrainConfig
+from edgebert.decisions import Decision
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import BundleError, ConfigError, DataError, QualityError
 from edgebert.export import export_model
-from edgebert.policies import Decision, make_policy
+from edgebert.policies import make_policy
 from edgebert.verify import compare, random_inputs, verify_bundle, within_margin
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}

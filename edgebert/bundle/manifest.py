@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +21,11 @@ FORMAT_VERSION = 3
 MANIFEST_NAME = "edgebert.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
-StepKind = Literal["embed", "plan", "gate", "layer", "exit", "head"]
+StepKind = Literal["embed", "plan", "gate", "select", "layer", "drop", "restore", "exit", "head"]
+Part = Literal["whole", "attention", "feed_forward"]
+NO_GRAPH = ("drop", "restore")
+"""Kinds of steps that the runtime does by itself."""
+
 Knobs = dict[str, float | int | str | None]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
@@ -40,6 +44,16 @@ class Macs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.row + self.token * length + self.token_pair * length**2
 
 
+def total(parts: Iterable[Macs]) -> Macs:
+    """Returns what some steps cost together."""
+    every = list(parts)
+    return Macs(
+        row=sum(macs.row for macs in every),
+        token=sum(macs.token for macs in every),
+        token_pair=sum(macs.token_pair for macs in every),
+    )
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step of the program.
 
@@ -50,7 +64,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             that graph gave for it.
         inputs: Values it reads.
         outputs: Values it makes.
-        macs: Its cost.
+        macs: What it costs every row it runs on.
+        part: Which part of its layer a `layer` step is; a layer in parts has one `attention` and one `feed_forward`.
+        choice: The value, bool [rows, choices], that says which of its optional pieces run: a `select` step makes it,
+            a `layer` step reads it.
+        choices: How many pieces there are to choose from.
+        each: What one chosen piece costs a row.
     """
 
     kind: StepKind
@@ -59,6 +78,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     macs: Macs = Macs()
+    part: Part = "whole"
+    choice: str | None = None
+    choices: int = 0
+    each: Macs = Macs()
 
 
 class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +114,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         chosen_on: The data and the number of rows it was chosen on; empty for a method's own rule.
         metric: The metric there, at most 1; None when not measured.
         mean_layers: The mean number of layers there; None when not measured.
+        cost_ratio: Multiply-accumulates there, over those of all layers; None when not measured.
     """
 
     policy: str
@@ -98,6 +122,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     chosen_on: str = ""
     metric: float | None = None
     mean_layers: float | None = None
+    cost_ratio: float | None = None
 
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -250,17 +275,16 @@ def _check(manifest: Manifest, name: str) -> None:
     owner: Step | None = None
     for index, step in enumerate(manifest.program):
         what = f"{name}: program step {index} ({step.kind} of layer {step.layer})"
-        missing = [value for value in step.inputs if value not in known]
+        reads = {*step.inputs, *([step.choice] if step.choice and step.kind != "select" else [])}
+        missing = sorted(reads - known)
         if missing:
             raise BundleError(f"{what}: no step before it makes {', '.join(missing)}.")
-        if step.graph is not None and step.graph not in manifest.files:
-            raise BundleError(f"{what}: its graph {step.graph} is not among the files.")
-        if not 0 <= step.layer <= manifest.encoder.layers:
-            raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
-        known.update(step.outputs)
-        owner = step if step.graph is not None else owner
-        if step.graph is None and (owner is None or (can_skip and owner.kind == "layer")):
-            raise BundleError(f"{what}: linked into a graph that not every row runs.")
+        _check_step(step, manifest, can_skip=can_skip, what=what)
+        known.update(step.outputs, [step.choice] if step.choice else [])
+        if step.kind not in NO_GRAPH:
+            owner = step if step.graph is not None else owner
+            if step.graph is None and (owner is None or (can_skip and owner.kind == "layer")):
+                raise BundleError(f"{what}: linked into a graph that not every row runs.")
     if not manifest.program or manifest.program[-1].kind not in ("exit", "head"):
         raise BundleError(f"{name}: the program must end with an exit or a head.")
     for path in manifest.files:
@@ -268,3 +292,15 @@ def _check(manifest: Manifest, name: str) -> None:
             raise BundleError(f"{name}: {path!r} is not an allowed path inside a bundle.")
     if "default" not in manifest.operating_points:
         raise BundleError(f"{name}: there is no operating point named default.")
+
+
+def _check_step(step: Step, manifest: Manifest, *, can_skip: bool, what: str) -> None:
+    """Refuses a step that by itself does not fit the bundle."""
+    if step.graph is not None and step.graph not in manifest.files:
+        raise BundleError(f"{what}: its graph {step.graph} is not among the files.")
+    if not 0 <= step.layer <= manifest.encoder.layers:
+        raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
+    if (step.choice is None) != (step.choices < 1) or (step.kind == "select" and step.choice is None):
+        raise BundleError(f"{what}: a choice and the number of its pieces go together.")
+    if can_skip and (step.part != "whole" or step.kind in ("select", "drop")):
+        raise BundleError(f"{what}: a program that leaves layers out must have them whole.")

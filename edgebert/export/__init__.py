@@ -108,7 +108,7 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     plans = plan_graphs(model.steps(), link=settings.link)
     files: dict[str, FileFacts] = {}
     has_whole = settings.whole_model and method.WHOLE_MODEL
-    graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans}
+    graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans if plan.module is not None}
     with reporter.track("export", len(graphs) + has_whole) as advance:
         for path, plan in graphs.items():
             files[path] = _write_graph(
@@ -172,15 +172,19 @@ def _manifest(
     for plan in plans:
         path = f"graphs/{plan.step.file}.onnx"
         for step in (plan.step, *plan.linked):
-            owns = step is plan.step
+            owns = step is plan.step and step.module is not None
             steps.append(
                 Step(
                     kind=step.kind,
                     layer=step.layer,
                     graph=path if owns else None,
-                    inputs=step.inputs if owns else step.outputs,
-                    outputs=plan.outputs if owns else (),
+                    inputs=step.inputs if step is plan.step else step.outputs,
+                    outputs=plan.outputs if step is plan.step else (),
                     macs=step.macs,
+                    part=step.part,
+                    choice=step.choice,
+                    choices=step.choices,
+                    each=step.each,
                 )
             )
     return Manifest(

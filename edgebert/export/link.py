@@ -29,8 +29,8 @@ class GraphPlan:
         return (*self.step.outputs, *(name for step in self.linked for name in step.outputs))
 
     @property
-    def module(self) -> nn.Module:
-        """The module to export."""
+    def module(self) -> nn.Module | None:
+        """The module to export; None where the runtime needs none."""
         return LinkedModule(self.step, self.linked) if self.linked else self.step.module
 
 
@@ -40,7 +40,7 @@ class LinkedModule(nn.Module):
     def __init__(self, step: CompiledStep, linked: Sequence[CompiledStep]) -> None:
         super().__init__()
         self.steps = (step, *linked)
-        self.parts = nn.ModuleList(part.module for part in self.steps)
+        self.parts = nn.ModuleList(part.module for part in self.steps if part.module is not None)
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Returns every step's outputs, the first step's first."""
@@ -68,7 +68,7 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
     uses = Counter(step.file for step in steps)
     plans: list[GraphPlan] = []
     for step in steps:
-        before = plans[-1] if plans and uses[plans[-1].step.file] == 1 else None
+        before = plans[-1] if plans and plans[-1].module is not None and uses[plans[-1].step.file] == 1 else None
         if link and step.may_link and before is not None and set(step.inputs) <= _visible(before):
             plans[-1] = GraphPlan(step=before.step, linked=(*before.linked, step))
         else:
@@ -80,7 +80,7 @@ def plan_graphs(steps: Sequence[CompiledStep], *, link: bool) -> list[GraphPlan]
 def _check_shared(plans: Sequence[GraphPlan]) -> None:
     """Refuses steps that share a file but would not make the same graph."""
     first: dict[str, CompiledStep] = {}
-    for step in (plan.step for plan in plans):
+    for step in (plan.step for plan in plans if plan.module is not None):
         other = first.setdefault(step.file, step)
         if step.module is not other.module or (step.inputs, step.outputs) != (other.inputs, other.outputs):
             raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.export.passes import apply_passes
+from edgebert.export.template import shared_templates
 
 
 def trace_module(
@@ -22,7 +23,7 @@ def trace_module(
     config: EncoderConfig,
     opset: int,
 ) -> onnx.ModelProto:
-    """Exports a module with free batch size and length.
+    """Exports a module with free batch size and length; modules that differ in their weights alone are traced once.
 
     Args:
         module: Takes the inputs in order and returns the outputs in order.
@@ -31,6 +32,15 @@ def trace_module(
         config: The encoder's shape.
         opset: ONNX operator set.
     """
+    options = (tuple(inputs), tuple(outputs), config, opset)
+    model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, config, opset))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _trace(
+    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], config: EncoderConfig, opset: int
+) -> onnx.ModelProto:
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     arguments = tuple(sample(name, config) for name in inputs)
     training = {part: part.training for part in module.modules()}
@@ -76,8 +86,8 @@ def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
 
 
 def sample(name: str, config: EncoderConfig, batch: int = 2, tokens: int = 8) -> Tensor:
-    """Returns an example of a value: `hidden` is float [batch, tokens, hidden], ids and masks int64 [batch, tokens]."""
-    if name == "hidden":
+    """Returns an example of a value: hidden states, float [batch, tokens, hidden]; others int64 [batch, tokens]."""
+    if name in ("hidden", "attended"):
         return torch.zeros(batch, tokens, config.hidden_size)
     if name == "attention_mask":
         return torch.ones(batch, tokens, dtype=torch.int64)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from edgebert.bundle.manifest import Macs, StepKind
+from edgebert.bundle.manifest import Macs, Part, StepKind
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Embeddings, Encoder, EncoderConfig, Layer
 
@@ -29,21 +29,30 @@ class CompiledStep:
         kind: What the engine does with it.
         layer: The layer it belongs to, counted from 1; 0 before the first.
         file: Name of its graph file, without folder and suffix.
-        module: Computes `outputs` from `inputs`, given and returned in that order.
+        module: Computes `outputs` from `inputs`, given and returned in that order; None for what the runtime does by
+            itself.
         inputs: Names of the values it reads.
         outputs: Names of the values it makes.
         macs: Multiply-accumulates of one row.
         may_link: Every row that runs the layer before it runs this step too, so that both may be one graph.
+        part: Which part of its layer a `layer` step is.
+        choice: The value that says which of its optional pieces run; it is the last of a layer's `inputs`.
+        choices: How many pieces there are to choose from.
+        each: Multiply-accumulates of one chosen piece for one row.
     """
 
     kind: StepKind
     layer: int
     file: str
-    module: nn.Module
+    module: nn.Module | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     macs: Macs
     may_link: bool = False
+    part: Part = "whole"
+    choice: str | None = None
+    choices: int = 0
+    each: Macs = field(default_factory=Macs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,33 +264,6 @@ def head_step(
         macs=Macs(token=width * n_labels) if per_token else Macs(row=width * (width + n_labels)),
         may_link=may_link,
     )
-
-
-@torch.no_grad()
-def full_depth(steps: Sequence[CompiledStep], batch: Batch) -> list[dict[str, Tensor]]:
-    """Runs every step of a program on every row, in torch, and returns what its exits and heads gave.
-
-    Args:
-        steps: A program.
-        batch: Its input; `token_type_ids` of None means all 0.
-
-    Returns:
-        For each exit or head, in order, its outputs by name, rows on axis 0.
-    """
-    types = batch.token_type_ids
-    values = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "token_type_ids": torch.zeros_like(batch.input_ids) if types is None else types,
-    }
-    answers = []
-    for step in steps:
-        outputs = step.module(*(values[name] for name in step.inputs))
-        named = dict(zip(step.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
-        if step.kind in ("exit", "head"):
-            answers.append(named)
-        values.update(named)
-    return answers
 
 
 def groups(encoder: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], train: TrainConfig) -> list[ParameterGroup]:

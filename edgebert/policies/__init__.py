@@ -1,8 +1,9 @@
 """When a row may stop and what its answer is: one rule per file, numpy only.
 
 A rule folds what the exits give, one after the other, into a state per row; where a method plans instead, the rule says
-which layers a row runs, all at once (`plan`) or one by one (`gate`). The engine asks it about the rows that are still
-alive; `follow` asks it about recorded decisions of all rows, which is how thresholds are chosen and tested.
+which layers a row runs, all at once (`plan`) or one by one (`gate`); where it works inside layers, which pieces of one
+run (`select`) and how many tokens go on (`keep`). The engine asks it about the rows that are still alive; `follow` asks
+it about recorded decisions of all rows, which is how thresholds are chosen and tested.
 A file defines `Config` (its knobs), `CHEAPER` (which way each knob saves work), `GRID` (settings worth trying, the
 costliest first) and `Policy`.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert import registry
+from edgebert.bundle.manifest import Macs
 from edgebert.config import decode
 from edgebert.errors import ConfigError
 
@@ -29,6 +31,9 @@ Outputs = Mapping[str, NDArray[Any]]
 
 Wanted = NDArray[np.bool_]
 """Which layers each row runs, bool [rows, layers]."""
+
+Chosen = NDArray[np.bool_]
+"""Which pieces of a layer each row runs, bool [rows, pieces]."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,48 @@ class GatePosition:
     layers_left: int
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Optional pieces of a layer, such as its heads: how many there are, and what each costs a row that runs it."""
+
+    name: str
+    pieces: int
+    each: Macs
+
+
+@dataclass(frozen=True)
+class SelectPosition:
+    """Where pieces of a layer are chosen.
+
+    Attributes:
+        layer: The layer, counted from 1.
+        choice: What is chosen from.
+        all_choices: Everything that is chosen from in this layer, in order.
+        predictors: What making these choices costs.
+    """
+
+    layer: int
+    choice: Choice
+    all_choices: tuple[Choice, ...]
+    predictors: Macs
+
+
+@dataclass(frozen=True)
+class DropPosition:
+    """Where tokens are dropped: in which layer (from 1) of how many."""
+
+    layer: int
+    layers: int
+
+
 class Policy:
-    """A rule with its knobs set. By itself it stops nobody and lets every row run every layer."""
+    """A rule with its knobs set. By itself it stops nobody, and every row runs everything on all of its tokens."""
 
     needs_equal_plans = False
     """Whether only rows with the same plan may share a batch."""
+
+    selects = False
+    """Whether it chooses among the pieces of a layer; else all of them run, and no predictor is asked."""
 
     def start(self, rows: int) -> State:
         """Returns the state of rows that have seen no exit yet."""
@@ -98,6 +140,25 @@ class Policy:
             executed: How many layers each row has run so far, int64 [rows].
         """
         return np.ones(len(executed), np.bool_)
+
+    def select(self, scores: NDArray[Any], position: SelectPosition, tokens: NDArray[np.int64]) -> Chosen:
+        """Says which pieces of a layer run, bool [rows, pieces].
+
+        Args:
+            scores: How much each piece matters to each row, float [rows, pieces].
+            position: What is chosen from, and where.
+            tokens: How many tokens each row has there, int64 [rows].
+        """
+        return np.ones(scores.shape, np.bool_)
+
+    def keep(self, position: DropPosition, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many tokens go on from here, at least 1, int64 [rows]; a row that has fewer keeps them all.
+
+        Args:
+            position: Where tokens are dropped.
+            tokens: How many tokens each row began with, int64 [rows].
+        """
+        return tokens
 
 
 def make_policy(
@@ -168,100 +229,6 @@ def safe_log(probabilities: NDArray[Any]) -> NDArray[np.float64]:
     """Returns the logarithm of probabilities, with 0 read as 1e-30."""
     logarithm: NDArray[np.float64] = np.log(np.maximum(np.asarray(probabilities, np.float64), 1.0e-30))
     return logarithm
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one step that decides or answers gave, for all rows.
-
-    Attributes:
-        kind: `plan`, `gate`, `exit` or `head`.
-        layer: The layer it belongs to, counted from 1; 0 before the first.
-        outputs: What it gave.
-    """
-
-    kind: str
-    layer: int
-    outputs: Outputs
-
-
-@dataclass(frozen=True)
-class Followed:
-    """What a rule made of recorded decisions.
-
-    Attributes:
-        scores: Each row's answer, logits or log-probabilities, float [rows, labels].
-        exit_layer: The layer it was answered after, int64 [rows].
-        path: Which layers it ran, bool [rows, layers].
-    """
-
-    scores: NDArray[Any]
-    exit_layer: NDArray[np.int64]
-    path: Wanted
-
-
-def follow(policy: Policy, decisions: Sequence[Decision], layers: int) -> Followed:
-    """Follows a rule through recorded decisions of all rows.
-
-    Args:
-        policy: The rule.
-        decisions: What each step gave that decides or answers, in the program's order. Where what runs depends on
-            gates, or on a plan that leaves layers out, they must have been recorded under this very rule.
-        layers: How many layers the model has.
-
-    Raises:
-        ConfigError: The rule reads none of the model's exits.
-    """
-    rows = _rows(decisions[0].outputs)
-    exits_left = sum(decision.kind == "exit" for decision in decisions)
-    state = policy.start(rows)
-    path = np.ones((rows, layers), np.bool_)
-    exit_layer = np.zeros(rows, np.int64)
-    scores: NDArray[Any] | None = None
-    for number, (kind, layer, outputs) in enumerate((d.kind, d.layer, d.outputs) for d in decisions):
-        stops, given = np.zeros(rows, np.bool_), None
-        if kind == "plan":
-            path = policy.settle(policy.plan(outputs, layers))
-        elif kind == "gate":
-            executed = path[:, : layer - 1].sum(axis=1)
-            path[:, layer - 1] = policy.gate(outputs, GatePosition(layer, layers - layer), executed)
-        elif kind == "head":
-            is_last = number == len(decisions) - 1
-            stops, given = is_last | ~path[:, layer:].any(axis=1), outputs["logits"]
-        elif kind == "exit":
-            exits_left -= 1
-            position = ExitPosition(layer, exits_left)
-            if policy.reads(position):
-                verdict = policy.fold(state, outputs, position)
-                state, given = verdict.state, verdict.scores
-                stops = verdict.finished | (exits_left == 0)
-        if given is not None:
-            stops = stops & (exit_layer == 0)
-            scores = np.zeros_like(given) if scores is None else scores
-            scores[stops] = given[stops]
-            exit_layer[stops] = layer
-    if scores is None:
-        raise ConfigError("the policy reads none of the model's exits.")
-    path &= np.arange(1, layers + 1) <= exit_layer[:, None]
-    return Followed(scores, exit_layer, path)
-
-
-def replay(
-    policy: Policy, exits: Sequence[Outputs], exit_layers: Sequence[int]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Follows a rule through the recorded exits of all rows.
-
-    Args:
-        policy: The rule.
-        exits: For each exit, in order, the outputs of every row.
-        exit_layers: The layer (from 1) of each exit.
-
-    Returns:
-        The scores each row stopped with, [rows, labels], and the layer it stopped after, int64 [rows].
-    """
-    decisions = [Decision("exit", layer, outputs) for outputs, layer in zip(exits, exit_layers, strict=True)]
-    followed = follow(policy, decisions, max(exit_layers))
-    return followed.scores, followed.exit_layer
 
 
 def _rows(outputs: Outputs) -> int:

@@ -2,20 +2,23 @@
 
 A row is alive until a policy or a head gives its answer. Every value a step makes has rows on axis 0; when rows
 leave, all values and the policy's state are gathered, so that finished rows cost nothing from then on. A row that
-does not want a layer does not enter it, and a layer nobody wants is not called.
+does not want a layer does not enter it, and a layer nobody wants is not called. Tokens that are dropped are gone until
+they are restored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.bundle.manifest import Step
-from edgebert.policies import ExitPosition, GatePosition, Policy, State
+from edgebert.bundle.manifest import Macs, Step
+from edgebert.decisions import select_position
+from edgebert.policies import DropPosition, ExitPosition, GatePosition, Policy, SelectPosition, State
+from edgebert.runtime import tokens
 from edgebert.runtime.sessions import Graph
 from edgebert.text import Values
 
@@ -48,6 +51,8 @@ class Outcome:
         path: Which layers ran on each row, bool [rows, layers].
         macs: Multiply-accumulates spent on each row's own tokens, float64 [rows].
         linear_macs: Those of them that are not between pairs of tokens, float64 [rows].
+        chosen: Which pieces of each layer ran on each row, by what they were chosen from, bool [rows, layers, pieces].
+        token_layers: How many layers each token went through, int64 [rows, tokens]; None where none can be dropped.
         calls: Every session call, in order.
     """
 
@@ -56,6 +61,8 @@ class Outcome:
     path: Mask
     macs: NDArray[np.float64]
     linear_macs: NDArray[np.float64]
+    chosen: dict[str, Mask] = field(default_factory=dict)
+    token_layers: NDArray[np.int64] | None = None
     calls: list[Call] = field(default_factory=list)
 
     @classmethod
@@ -82,11 +89,27 @@ class Outcome:
         self.scores[places] = scores
         self.exit_layer[places] = layer
 
+    def choose(self, name: str, places: NDArray[np.int64], layer: int, pieces: Mask) -> None:
+        """Writes down which pieces of a layer some rows run."""
+        if name not in self.chosen:
+            self.chosen[name] = np.zeros((*self.path.shape, pieces.shape[1]), np.bool_)
+        self.chosen[name][places, layer - 1] = pieces
+
     def put(self, places: NDArray[np.int64], part: Outcome) -> None:
         """Writes down what happened to some rows that were a batch of their own, but for their scores.
 
         Those of different batches may differ in size; see `edgebert.text.join_rows`.
         """
+        for name, pieces in part.chosen.items():
+            every = self.chosen.setdefault(name, np.zeros((len(self.path), *pieces.shape[1:]), np.bool_))
+            every[places] = pieces
+        if part.token_layers is not None:
+            width = max(part.token_layers.shape[1], 0 if self.token_layers is None else self.token_layers.shape[1])
+            wider = np.zeros((len(self.path), width), np.int64)
+            if self.token_layers is not None:
+                wider[:, : self.token_layers.shape[1]] = self.token_layers
+            wider[places, : part.token_layers.shape[1]] = part.token_layers
+            self.token_layers = wider
         self.exit_layer[places] = part.exit_layer
         self.path[places] = part.path
         self.macs[places] += part.macs
@@ -104,7 +127,8 @@ class _Rows:
         state: What the policy remembers.
         policy: Says who stops where and who runs what.
         outcome: Where the answers go.
-        lengths: Tokens of each row of the batch, int64 [rows].
+        lengths: Tokens each row of the batch has left, int64 [rows].
+        started: Tokens each row of the batch began with, int64 [rows].
         wanted: Which layers each row of the batch is to run, bool [rows, layers]; None while nothing was said.
         finished: Which living rows have their answer; None while none has.
     """
@@ -115,6 +139,7 @@ class _Rows:
     policy: Policy
     outcome: Outcome
     lengths: NDArray[np.int64]
+    started: NDArray[np.int64]
     wanted: Mask | None = None
     finished: Mask | None = None
 
@@ -127,9 +152,9 @@ class _Rows:
 
     def part(self, mask: Mask) -> _Rows:
         """Returns some of the rows, to be run apart from the others."""
-        rows = _Rows(self.places, self.values, self.state, self.policy, self.outcome, self.lengths, self.wanted)
-        rows.keep(mask)
-        return rows
+        part = replace(self, finished=None)
+        part.keep(mask)
+        return part
 
     def run(self, ready: _Ready, chosen: Mask | None) -> Values:
         """Runs a step's graph, if it has one of its own, on the chosen rows; None means all of them.
@@ -139,9 +164,10 @@ class _Rows:
         """
         step = ready.step
         places = self.places if chosen is None else self.places[chosen]
-        length = self.lengths[places]
-        self.outcome.linear_macs[places] += step.macs.row + step.macs.token * length
-        self.outcome.macs[places] += step.macs.of(length)
+        self._charge(places, step.macs)
+        if step.kind == "layer" and step.choice is not None:
+            pieces = self.values[step.choice] if chosen is None else self.values[step.choice][chosen]
+            self._charge(places, step.each, pieces.sum(axis=1))
         if step.kind == "layer":
             self.outcome.path[places, step.layer - 1] = True
         if ready.graph is None:
@@ -150,6 +176,11 @@ class _Rows:
         self.outcome.calls.append(Call(step.graph, len(places), self.values["attention_mask"].shape[1]))
         inputs = self.values if chosen is None else {name: self.values[name][chosen] for name in step.inputs}
         return ready.graph.run(inputs, step.outputs)
+
+    def _charge(self, places: NDArray[np.int64], macs: Macs, times: NDArray[np.int64] | int = 1) -> None:
+        length = self.lengths[places]
+        self.outcome.linear_macs[places] += times * (macs.row + macs.token * length)
+        self.outcome.macs[places] += times * macs.of(length)
 
     def answer(self, stops: Mask | None, scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of the rows that stop here and have none yet; None means all rows stop."""
@@ -165,14 +196,15 @@ class _Rows:
 class _Ready(NamedTuple):
     """A step with everything looked up.
 
-    `position` is an exit's; `layers_after` says how many layers come after the step; `unread` names the values nobody
-    reads after it.
+    `position` is an exit's, `selection` a select's; `layers_after` says how many layers come after its own; `unread`
+    names the values nobody reads after it.
     """
 
     step: Step
     graph: Graph | None
     handle: Callable[[_Ready, _Rows], None]
     position: ExitPosition | None
+    selection: SelectPosition | None
     layers_after: int
     unread: tuple[str, ...]
 
@@ -192,7 +224,8 @@ class Engine:
                 None if step.graph is None else graphs[step.graph],
                 _HANDLERS[step.kind],
                 positions[step.layer] if step.kind == "exit" else None,
-                sum(later.kind == "layer" for later in self.program[number + 1 :]),
+                select_position(step, self.program) if step.kind == "select" else None,
+                len({later.layer for later in self.program[number + 1 :] if later.kind == "layer"} - {step.layer}),
                 unread,
             )
             for number, (step, unread) in enumerate(zip(self.program, _no_longer_read(self.program), strict=True))
@@ -243,7 +276,8 @@ class Engine:
     def _start(self, inputs: Values, policy: Policy) -> _Rows:
         n = len(inputs["input_ids"])
         lengths = inputs["attention_mask"].sum(axis=1)
-        return _Rows(np.arange(n), dict(inputs), policy.start(n), policy, Outcome.empty(n, self.layers), lengths)
+        outcome = Outcome.empty(n, self.layers)
+        return _Rows(np.arange(n), dict(inputs), policy.start(n), policy, outcome, lengths, lengths.copy())
 
     def _run(self, rows: _Rows, first: int, compact: bool) -> None:
         """Runs the steps from a given one on."""
@@ -282,6 +316,39 @@ def _layer(ready: _Ready, rows: _Rows) -> None:
     elif wanted.any():
         for name, made in rows.run(ready, wanted).items():
             rows.values[name][wanted] = made
+
+
+def _select(ready: _Ready, rows: _Rows) -> None:
+    """Decides which pieces of a layer run on each row."""
+    step = ready.step
+    assert ready.selection is not None
+    assert step.choice is not None
+    if rows.policy.selects:
+        (scores,) = (rows.run(ready, None) or {name: rows.values[name] for name in step.outputs}).values()
+        pieces = rows.policy.select(scores, ready.selection, rows.lengths[rows.places])
+    else:
+        pieces = np.ones((len(rows.places), step.choices), np.bool_)
+    rows.values[step.choice] = pieces
+    rows.outcome.choose(step.choice, rows.places, step.layer, pieces)
+
+
+def _drop(ready: _Ready, rows: _Rows) -> None:
+    """Lets each row go on with the tokens that received the most attention."""
+    if rows.outcome.token_layers is None:
+        mask = rows.values["attention_mask"]
+        rows.outcome.token_layers = np.where(mask != 0, rows.outcome.path.shape[1], 0)
+    length = rows.lengths[rows.places]
+    position = DropPosition(ready.step.layer, rows.outcome.path.shape[1])
+    keep = np.clip(rows.policy.keep(position, rows.started[rows.places]), 1, length)
+    if (keep < length).any():
+        row, place = tokens.drop(rows.values, keep)
+        rows.outcome.token_layers[rows.places[row], place] = ready.step.layer - 1
+        rows.lengths[rows.places] = keep
+
+
+def _restore(ready: _Ready, rows: _Rows) -> None:
+    """Puts every token that was dropped back in its place, as it was when it was dropped."""
+    tokens.restore(rows.values)
 
 
 def _exit(ready: _Ready, rows: _Rows) -> None:
@@ -328,7 +395,7 @@ def _plan(ready: _Ready, rows: _Rows) -> None:
 def _gate(ready: _Ready, rows: _Rows) -> None:
     """Decides which rows run the next layer."""
     layer = ready.step.layer
-    position = GatePosition(layer, ready.layers_after - 1)
+    position = GatePosition(layer, ready.layers_after)
     executed = rows.outcome.path[rows.places].sum(axis=1)
     if rows.wanted is None:
         rows.wanted = np.ones_like(rows.outcome.path)
@@ -339,7 +406,10 @@ _HANDLERS: dict[str, Callable[[_Ready, _Rows], None]] = {
     "embed": _compute,
     "plan": _plan,
     "gate": _gate,
+    "select": _select,
     "layer": _layer,
+    "drop": _drop,
+    "restore": _restore,
     "exit": _exit,
     "head": _head,
 }
@@ -354,15 +424,15 @@ def _same_paths(rows: _Rows) -> list[Mask]:
 
 def _no_longer_read(program: Sequence[Step]) -> list[tuple[str, ...]]:
     """For each step, the values that are there and that no later step reads; the mask always stays."""
-    needed = {"attention_mask"}
+    needed = {"attention_mask", *tokens.KEPT}
     needed_after = []
     for step in reversed(program):
         needed_after.append(set(needed))
-        needed.update(step.inputs)
+        needed.update(step.inputs, [step.choice] if step.choice else [])
     present = set(IDS)
     unread = []
     for step, needed in zip(program, reversed(needed_after), strict=True):
-        present.update(step.outputs)
+        present.update(step.outputs, [step.choice] if step.choice else [])
         unread.append(tuple(sorted(present - needed)))
         present &= needed
     return unread

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
-from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Call, Engine, Outcome
@@ -335,7 +335,7 @@ class EdgeModel:
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
-        return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio)
+        return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio, outcome.chosen, outcome.token_layers)
 
     def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> Sequence[Encoded]:
         """Returns the rows of texts, as token ids; what `run_encoded` takes, so that tokenizing can be timed apart.
@@ -372,9 +372,9 @@ class EdgeModel:
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
         engine, policy = self._open_engine(), self._policy
         n = len(encoded)
-        total = Outcome.empty(n, engine.layers)
+        outcome = Outcome.empty(n, engine.layers)
         lengths = [len(row.ids) for row in encoded]
-        plan = self._plan_ahead(engine, policy, encoded, lengths, total) if engine.plans_ahead else None
+        plan = self._plan_ahead(engine, policy, encoded, lengths, outcome) if engine.plans_ahead else None
         groups = batches(
             lengths,
             max_rows=batch_size,
@@ -387,18 +387,18 @@ class EdgeModel:
         for places in _progress(groups, n, show_progress):
             inputs = self._pad([encoded[i] for i in places])
             part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
-            total.put(places, part)
+            outcome.put(places, part)
             scores.append((places, part.scores))
-        total.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
-        return total
+        outcome.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
+        return outcome
 
     def _plan_ahead(
-        self, engine: Engine, policy: Policy, encoded: Sequence[Encoded], lengths: Sequence[int], total: Outcome
+        self, engine: Engine, policy: Policy, encoded: Sequence[Encoded], lengths: Sequence[int], outcome: Outcome
     ) -> NDArray[np.bool_]:
         """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
         plan = np.zeros((len(encoded), engine.layers), np.bool_)
         for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
-            plan[places] = engine.plan(self._pad([encoded[i] for i in places]), policy, total, places)
+            plan[places] = engine.plan(self._pad([encoded[i] for i in places]), policy, outcome, places)
         return plan
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
@@ -426,17 +426,21 @@ class EdgeModel:
         return dict(self._open_engine().graphs)
 
     def layer_rows(self, calls: Sequence[Call]) -> int:
-        """Returns how many rows went through layer graphs in these session calls, all layers together."""
-        layers = {step.graph for step in self.manifest.program if step.kind == "layer"}
+        """Returns how many rows went through layer graphs in these session calls, all layers together.
+
+        A layer in parts counts once.
+        """
+        steps = [step for step in self.manifest.program if step.kind == "layer" and step.part != "feed_forward"]
+        layers = {step.graph for step in steps}
         return sum(call.rows for call in calls if call.graph in layers)
 
     def predictor_rows(self, calls: Sequence[Call]) -> int:
-        """Returns how many rows went through gates, exits and heads in these session calls, linked ones too."""
+        """Returns how many rows went through gates, selects, exits and heads in these calls, linked ones too."""
         predictors = set()
         owner = None
         for step in self.manifest.program:
             owner = step.graph or owner
-            if step.kind in ("gate", "exit", "head"):
+            if step.kind in ("gate", "select", "exit", "head"):
                 predictors.add(owner)
         return sum(call.rows for call in calls if call.graph in predictors)
 
@@ -545,13 +549,9 @@ def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[
 
 
 def _sum_of_layers(manifest: Manifest) -> Macs:
-    """Returns what all layers cost together."""
-    layers = [step.macs for step in manifest.program if step.kind == "layer"]
-    return Macs(
-        row=sum(macs.row for macs in layers),
-        token=sum(macs.token for macs in layers),
-        token_pair=sum(macs.token_pair for macs in layers),
-    )
+    """Returns what all layers cost together, all of their pieces included."""
+    layers = [step for step in manifest.program if step.kind == "layer"]
+    return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
 
 
 def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -> Iterator[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -191,12 +191,16 @@ class Forward:
         exit_layer: The layer after which each row stopped, int64 [rows].
         path: Which layers ran on each row, bool [rows, layers].
         cost_ratio: Multiply-accumulates spent, over those of all layers, float64 [rows].
+        chosen: Which pieces of each layer ran on each row, by what they were chosen from, bool [rows, layers, pieces].
+        token_layers: How many layers each token went through, int64 [rows, tokens]; None where none can be dropped.
     """
 
     logits: NDArray[Any]
     exit_layer: NDArray[np.int64]
     path: NDArray[np.bool_]
     cost_ratio: NDArray[np.float64]
+    chosen: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    token_layers: NDArray[np.int64] | None = None
 
     @property
     def scores(self) -> NDArray[Any]:

@@ -22,7 +22,8 @@ from edgebert.convert import Conversion, convert_checkpoint
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.encoders._checkpoint import settings_of
 from edgebert.export import export_model
-from edgebert.methods._program import Batch, full_depth
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
 from edgebert.runtime.model import EdgeModel
 from edgebert.text import Text, TextEncoder, Values
 
@@ -103,11 +104,11 @@ class Road:
         values = self.text.pad(self.text.encode(texts))
         batch = Batch(**{name: torch.from_numpy(value) for name, value in values.items()})
         model: Any = load_checkpoint(self.checkpoint).model
-        ours = full_depth(model.eval().steps(), batch)
+        ours = run_reference(model.eval().steps(), batch)[0]
         theirs = self._answers(values)
         assert len(ours) == len(theirs)
         for given, expected in zip(ours, theirs, strict=True):
-            assert given["logits"].numpy() == pytest.approx(expected, abs=tolerance)
+            assert given.outputs["logits"] == pytest.approx(expected, abs=tolerance)
             assert np.ptp(expected, axis=0).max() > 0.1
 
     def check_run(self, texts: list[Text], stops: Callable[[list[NDArray[np.float64]]], bool]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from edgebert.checkpoint import load_checkpoint
 from edgebert.convert import convert_checkpoint
-from edgebert.methods._program import Batch, full_depth
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
 
 
 class _ElasticBert(nn.Module):
@@ -72,6 +73,6 @@ def test_one_label_becomes_pabee(
     with torch.no_grad():
         theirs = original.answers(ids, mask, torch.zeros_like(ids))
     for given, expected in zip(
-        full_depth(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask)), theirs, strict=True
+        run_reference(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask))[0], theirs, strict=True
     ):
-        assert given["logits"].numpy() == pytest.approx(expected.numpy(), abs=2e-5)
+        assert given.outputs["logits"] == pytest.approx(expected.numpy(), abs=2e-5)

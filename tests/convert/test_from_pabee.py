@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgebert.checkpoint import load_checkpoint
 from edgebert.convert import convert_checkpoint, pabee
-from edgebert.methods._program import Batch, full_depth
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
 
 
 class _Pabee(nn.Module):
@@ -74,9 +75,9 @@ def test_one_label_is_regression(
     with torch.no_grad():
         theirs = original.answers(ids, mask, torch.zeros_like(ids))
     for given, expected in zip(
-        full_depth(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask)), theirs, strict=True
+        run_reference(model.eval().steps(), Batch(input_ids=ids, attention_mask=mask))[0], theirs, strict=True
     ):
-        assert given["logits"].numpy() == pytest.approx(expected.numpy(), abs=2e-5)
+        assert given.outputs["logits"] == pytest.approx(expected.numpy(), abs=2e-5)
 
 
 def test_albert_names_are_recognised() -> None:

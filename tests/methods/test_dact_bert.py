@@ -13,7 +13,8 @@ from edgebert.config import TrainConfig, decode
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
 from edgebert.methods import dact_bert
-from edgebert.methods._program import Batch, full_depth
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
 
 MakeEncoder = Callable[..., Encoder]
 PUBLISHED = {"pool": "cls", "halt_input": "trunk", "exit_loss": 0.0, "distillation": 0.0}
@@ -79,7 +80,8 @@ def test_dact_units_and_mixture_equal_the_equations(
 
     with torch.no_grad():
         answer = model(batch.input_ids, batch.attention_mask)
-    exits = full_depth(model.steps(), batch)
+    decisions, _ = run_reference(model.steps(), batch)
+    exits = [{name: torch.from_numpy(value) for name, value in d.outputs.items()} for d in decisions]
 
     assert np.exp(_array(answer)) == pytest.approx(reference["answer"], abs=1e-5)
     assert np.stack([_array(e["probabilities"]) for e in exits]) == pytest.approx(reference["y"], abs=1e-5)
@@ -224,7 +226,8 @@ def test_dact_fresh_units_let_undecided_rows_carry_on(make_encoder: MakeEncoder,
     torch.manual_seed(0)
     model = dact_bert.build(make_encoder(), dact_bert.Config(), 3).eval()
 
-    exits = full_depth(model.steps(), batch)
+    decisions, _ = run_reference(model.steps(), batch)
+    exits = [{name: torch.from_numpy(value) for name, value in d.outputs.items()} for d in decisions]
 
     # New units answer almost evenly, so that the halting logit is near halt_bias + slope / 2 = 8.
     assert all((e["halt"] > 0.99).all() for e in exits)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgebert.config import TrainConfig, decode
 from edgebert.data import read_examples, texts_of
+from edgebert.decisions import Followed
 from edgebert.encoders._blocks import Encoder
 from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
 from edgebert.errors import ConfigError
@@ -22,7 +23,7 @@ from edgebert.methods import _paths, dpbert
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.output import Reporter
-from edgebert.policies import Followed, make_policy
+from edgebert.policies import make_policy
 from edgebert.text import TextEncoder
 from edgebert.training.loop import train_stage
 from edgebert.training.rows import Rows

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgebert.config import TrainConfig, decode
+from edgebert.decisions import replay
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
 from edgebert.methods import pabee
-from edgebert.methods._program import Batch, full_depth
-from edgebert.policies import make_policy, replay
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
+from edgebert.policies import make_policy
 
 MakeEncoder = Callable[..., Encoder]
 
@@ -51,7 +53,8 @@ def test_pabee_exits_equal_the_equations(
 ) -> None:
     model = _model(make_encoder(), pool=pool, shared_pooler=shared_pooler)
 
-    exits = full_depth(model.steps(), batch)
+    decisions, _ = run_reference(model.steps(), batch)
+    exits = [{name: torch.from_numpy(value) for name, value in d.outputs.items()} for d in decisions]
 
     for given, expected in zip(exits, _answers(model, batch), strict=True):
         assert given["logits"].numpy() == pytest.approx(expected.detach().numpy(), abs=1e-4)
@@ -157,7 +160,7 @@ def test_pabee_engine_never_equals_the_last_exit(ladder: Any) -> None:
 
 def test_pabee_regression_stops_where_values_agree(make_encoder: MakeEncoder, batch: Batch) -> None:
     model = _model(make_encoder(), n_labels=1)
-    exits = [{name: value.numpy() for name, value in exit.items()} for exit in full_depth(model.steps(), batch)]
+    exits = [decision.outputs for decision in run_reference(model.steps(), batch)[0]]
     values = [logits[:, 0].tolist() for logits in _answers(model, batch)]
     tolerance = float(np.median(np.abs(np.subtract(values[1], values[0])))) + 1e-3
 

@@ -4,8 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgebert.decisions import Decision, follow
 from edgebert.errors import ConfigError
-from edgebert.policies import Decision, GatePosition, follow, make_policy
+from edgebert.policies import GatePosition, make_policy
 
 INCLUDE = np.array([[0.9, 0.1, 0.6], [0.5, 0.5, 0.5], [0.49, 0.2, 0.3], [0.1, 0.3, 0.3], [0.0, 0.0, 0.0]], np.float32)
 

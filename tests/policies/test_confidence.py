@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from edgebert.policies import make_policy, replay
+from edgebert.decisions import replay
+from edgebert.policies import make_policy
 
 # Largest probability of each row at the exits of layers 1, 2 and 3, and the label that has it.
 EXITS = [

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from edgebert.policies import ExitPosition, make_policy, replay
+from edgebert.decisions import replay
+from edgebert.policies import ExitPosition, make_policy
 
 EXITS = [{"probabilities": np.array([[p, 1 - p], [1 - p, p]])} for p in (0.9, 0.2, 0.6)]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebert.policies import Outputs, make_policy, replay
+from edgebert.decisions import replay
+from edgebert.policies import Outputs, make_policy
 
 Trajectory = tuple[NDArray[Any], NDArray[Any]]
 BOUNDS = ["paper", "tight"]

@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
+from edgebert.decisions import Decision, follow
 from edgebert.errors import ConfigError
-from edgebert.policies import Decision, follow, make_policy
+from edgebert.policies import make_policy
 
 
 @pytest.mark.parametrize(

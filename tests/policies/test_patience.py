@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgebert.decisions import replay
 from edgebert.errors import ConfigError
-from edgebert.policies import Outputs, make_policy, replay
+from edgebert.policies import Outputs, make_policy
 
 
 def _labels(*rows: str) -> list[Outputs]:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import (
     ExitPosition,
@@ -12,7 +13,6 @@ from edgebert.policies import (
     log_probabilities,
     make_policy,
     own_scores,
-    replay,
     safe_log,
 )
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgebert.decisions import Decision, follow
 from edgebert.errors import ConfigError
-from edgebert.policies import Decision, follow, knob_names, make_policy
+from edgebert.policies import knob_names, make_policy
 from edgebert.policies.predicted_exit import GRID, Policy
 
 LAYERS = 6

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import load_checkpoint
-from edgebert.methods._program import Batch, full_depth
-from edgebert.policies import Decision, Outputs, make_policy, replay
+from edgebert.decisions import Decision, replay
+from edgebert.methods._program import Batch
+from edgebert.methods._reference import run_reference
+from edgebert.policies import Outputs, make_policy
 from edgebert.runtime.engine import Engine, Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.tasks.classification import softmax
@@ -63,7 +65,7 @@ def reference(dact_checkpoint: Path, tiny_tokenizer: bytes, encoded: list[Encode
     model.eval()  # type: ignore[attr-defined]
     values = TextEncoder(tiny_tokenizer, max_length=48, pad_token_id=0).pad(encoded)
     batch = Batch(**{name: torch.from_numpy(value) for name, value in values.items()})
-    exits = [{name: value.numpy() for name, value in exit.items()} for exit in full_depth(model.steps(), batch)]
+    exits = [decision.outputs for decision in run_reference(model.steps(), batch)[0]]
     with torch.no_grad():
         answer = model.forward(batch.input_ids, batch.attention_mask, batch.token_type_ids).numpy()
     return Reference(exits, answer)

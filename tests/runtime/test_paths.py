@@ -18,6 +18,7 @@ from edgebert import frontier
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import load_checkpoint, save_checkpoint
 from edgebert.data import read_examples
+from edgebert.decisions import Followed
 from edgebert.encoders._blocks import Encoder
 from edgebert.export import export_model
 from edgebert.export.trace import trace_module
@@ -25,7 +26,7 @@ from edgebert.methods import dpbert
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.output import Reporter
-from edgebert.policies import Followed, make_policy
+from edgebert.policies import make_policy
 from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import make_graph

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import load_checkpoint
+from edgebert.decisions import Decision, Followed
 from edgebert.methods._program import AdaptiveModel, Batch
 from edgebert.methods._reference import run_reference
-from edgebert.policies import Decision, Followed, make_policy
+from edgebert.policies import make_policy
 from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.tasks.classification import softmax

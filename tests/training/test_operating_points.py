@@ -8,7 +8,8 @@ import torch
 
 from edgebert.checkpoint import load_checkpoint
 from edgebert.data import read_examples, texts_of
-from edgebert.policies import follow, make_policy
+from edgebert.decisions import follow
+from edgebert.policies import make_policy
 from edgebert.tasks import classification
 from edgebert.text import TextEncoder
 from edgebert.training.operating_points import choose_operating_points, record_decisions

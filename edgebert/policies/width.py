@@ -1,0 +1,68 @@
+"""width: every row runs the pieces of each layer that its predictors score highest, and always the same number of them.
+
+The run-time rule of TBERT (DATE 2023): exactly the k best of n, so that the share of the work is known beforehand and
+needs no threshold. The heads and the feed-forward blocks (or neurons) of a layer are chosen from apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert import policies
+from edgebert.policies import Chosen, SelectPosition
+
+CHEAPER: dict[str, Literal["lower", "higher"]] = {"width": "lower"}
+GRID = [{"width": width / 20} for width in range(20, 3, -1)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The knobs.
+
+    Attributes:
+        width: Share of the pieces that run, more than 0, at most 1; at least one of each kind does.
+        exact_budget: Let the last choice of a layer make up for the rounding of those before it, and for what the
+            predictors cost, so that `width` is the share of the layer's multiply-accumulates.
+    """
+
+    width: float = 0.5
+    exact_budget: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width <= 1:
+            raise ValueError(f"width: expected more than 0, at most 1, got {self.width}")
+
+
+class Policy(policies.Policy):
+    """The rule with its knobs."""
+
+    def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
+        self.config = config
+        self.selects = config.width < 1
+
+    def select(self, scores: NDArray[Any], position: SelectPosition, tokens: NDArray[np.int64]) -> Chosen:
+        """Takes the best pieces; of equal ones the first."""
+        order = np.argsort(-scores, axis=1, kind="stable")
+        chosen = np.zeros(scores.shape, np.bool_)
+        np.put_along_axis(chosen, order, np.arange(scores.shape[1]) < self._count(position, tokens)[:, None], axis=1)
+        return chosen
+
+    def _count(self, position: SelectPosition, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many pieces run, int64 [rows]."""
+        width, choice = self.config.width, position.choice
+        if not self.config.exact_budget or choice != position.all_choices[-1]:
+            return np.full(len(tokens), kept_count(width, choice.pieces))
+        left = -position.predictors.of(tokens)
+        for other in position.all_choices:
+            kept = 0 if other == choice else kept_count(width, other.pieces)
+            left += (width * other.pieces - kept) * other.each.of(tokens)
+        count: NDArray[np.int64] = np.rint(left / choice.each.of(tokens)).astype(np.int64)
+        return np.clip(count, 1, choice.pieces)
+
+
+def kept_count(width: float, pieces: int) -> int:
+    """Returns how many of some pieces a width keeps: the nearest number, a half rounded to the even, at least 1."""
+    return max(1, round(width * pieces))
