@@ -21,6 +21,7 @@ from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Call, Engine, Outcome
 from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.inputs import check_ids
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.results import Answer, Cost, Forward, Prediction, answer_of, costs_of, prediction_of
 from edgebert.runtime.sessions import Graph, as_input, make_graph
@@ -331,7 +332,7 @@ class EdgeModel:
         ids = as_input(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else as_input(attention_mask)
         types = np.zeros_like(ids) if token_type_ids is None else as_input(token_type_ids)
-        self._check_ids(ids, mask, types)
+        check_ids(self.manifest.encoder, ids, mask, types)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
@@ -522,26 +523,6 @@ class EdgeModel:
         if self._engine is None:
             raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
         return self._engine
-
-    def _check_ids(self, ids: NDArray[Any], mask: NDArray[Any], types: NDArray[Any]) -> None:
-        facts = self.manifest.encoder
-        if ids.shape != mask.shape or ids.shape != types.shape or ids.ndim != 2 or not ids.size:
-            raise DataError(
-                "expected input_ids, attention_mask and token_type_ids of one shape [rows, tokens], got "
-                f"{ids.shape}, {mask.shape} and {types.shape}."
-            )
-        if ids.shape[1] > facts.max_length:
-            raise DataError(f"input_ids: expected at most {facts.max_length} tokens, got {ids.shape[1]}.")
-        if ids.min() < 0 or ids.max() >= facts.vocabulary_size:
-            raise DataError(
-                f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}."
-            )
-        if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
-            raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
-        if not np.isin(mask, (0, 1)).all():
-            raise DataError(f"attention_mask: expected 0 and 1, got {mask.min()} to {mask.max()}.")
-        if not mask.any(axis=1).all():
-            raise DataError("attention_mask: a row is all padding.")
 
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
