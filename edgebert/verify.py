@@ -238,11 +238,15 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
 
 
 def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
-    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens or got another label."""
+    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens, or got another answer.
+
+    An answer is a label, or the start and the end of a span.
+    """
+    answers = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
     differs: NDArray[np.bool_] = (
         (first.path != second.path).any(axis=1)
         | (first.exit_layer != second.exit_layer)
-        | (first.scores.argmax(axis=1) != second.scores.argmax(axis=1))
+        | answers.reshape(len(answers), -1).any(axis=1)
     )
     for name, chosen in first.chosen.items():
         differs |= (chosen != second.chosen[name]).any(axis=(1, 2))

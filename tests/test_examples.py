@@ -26,6 +26,14 @@ def test_answer_texts(dact_bundle: Path) -> None:
     assert len(re.findall(r"after [123] layers: ", out)) == 2
 
 
+def test_answer_questions(reader_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "passage.txt").write_text("a good film about the camera", encoding="utf-8")
+
+    out = _run("answer_questions.py", reader_bundle, tmp_path / "passage.txt", "which is good ?", "about what ?")
+
+    assert len(re.findall(r"^\w.* \(0\.\d{3}, characters \d+ to \d+\): .* \?$", out, flags=re.MULTILINE)) == 2
+
+
 def test_sweep_threshold(dact_bundle: Path, sentiment_data: Path) -> None:
     lines = _run("sweep_threshold.py", dact_bundle, sentiment_data / "test.tsv").splitlines()
 

@@ -251,7 +251,10 @@ def test_family_of_the_rivals(bundle: Path) -> None:
     logits = rival(**{name: torch.from_numpy(value) for name, value in read.items()}).logits
 
     shape = build_encoder(rival.config.to_dict(), where="x").config
-    assert type(rival).__name__ == registry.load("edgebert.encoders", manifest.encoder.family).CLASSIFIER
+    assert (
+        type(rival).__name__
+        == registry.load("edgebert.encoders", manifest.encoder.family).CLASS_PREFIX + "ForSequenceClassification"
+    )
     assert ("token_type_ids" in read) == (manifest.encoder.token_types > 1)
     assert logits.shape == (2, 2)
     assert {name: getattr(shape, name) for name in _SHAPE} == {name: getattr(manifest.encoder, name) for name in _SHAPE}

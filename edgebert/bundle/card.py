@@ -5,19 +5,23 @@ from __future__ import annotations
 from edgebert.bundle.manifest import Manifest
 
 
-def write_card(manifest: Manifest, name: str) -> str:
+def write_card(
+    manifest: Manifest, name: str, *, tag: str = "text-classification", call: str = 'model("a text")'
+) -> str:
     """Returns the text of the model card.
 
     Args:
         manifest: The bundle's manifest.
         name: What the bundle is called.
+        tag: What the hub calls the task.
+        call: How the model is called.
     """
     facts = manifest.encoder
     labels = ", ".join(manifest.labels[:8]) + (", ..." if len(manifest.labels) > 8 else "")
     lines = [
         "---",
         "library_name: edgebert",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {tag}",
         "---",
         f"# {name}",
         "",
@@ -27,7 +31,7 @@ def write_card(manifest: Manifest, name: str) -> str:
         "```python",
         "from edgebert import EdgeModel",
         f'model = EdgeModel.from_pretrained("{name}")',
-        'print(model("a text").to_dict())',
+        f"print({call}.to_dict())",
         "```",
         "",
         f"Encoder: {facts.family}, {facts.layers} layers, hidden size {facts.hidden_size}, "

@@ -173,7 +173,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         method: The method's name.
         method_settings: Its settings.
         task: Name of a file in `edgebert/tasks`.
-        labels: The label names, in the order of the scores; of a regression, the name of its one value.
+        task_settings: Its settings.
+        labels: The label names, in the order of the scores; of a regression, the name of its one value; of question
+            answering, those of a token's two scores.
         encoder: The encoder's shape.
         program: The steps, in order.
         rule: The method's own rule, whose full-depth answer the policy `never` gives.
@@ -191,6 +193,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     method: str
     method_settings: dict[str, Any]
     task: str
+    task_settings: dict[str, Any]
     labels: tuple[str, ...]
     encoder: EncoderFacts
     program: tuple[Step, ...]

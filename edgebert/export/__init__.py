@@ -28,13 +28,14 @@ from edgebert.bundle.manifest import (
     encode_manifest,
 )
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint
-from edgebert.config import ExportConfig, RunConfig, decode
+from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError
 from edgebert.export.link import GraphPlan, plan_graphs
 from edgebert.export.shapes import PREFIX, random_encoder
 from edgebert.export.trace import graph_outputs, trace_module
 from edgebert.output import Reporter
+from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
@@ -53,7 +54,7 @@ def export_model(
     """Exports a checkpoint and publishes the bundle once it agrees with torch.
 
     Args:
-        source: A checkpoint folder, a Hugging Face sequence classifier, or `random:SHAPE`.
+        source: A checkpoint folder, a Hugging Face classifier, regressor or reader, or `random:SHAPE`.
         bundle: The bundle folder to make.
         method: For `random:SHAPE`, the method; else None.
         settings: How to export; None takes the checkpoint's own.
@@ -134,7 +135,9 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
         f"{parity.differing_decisions} of {parity.decisions} decisions differ"
     )
     manifest = msgspec.structs.replace(manifest, parity=parity)
-    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, write_card(manifest, name).encode())}
+    task = load_task(manifest.task)
+    card = write_card(manifest, name, tag=task.PIPELINE_TAG, call=task.CALL)
+    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, card.encode())}
     manifest = msgspec.structs.replace(manifest, files=files)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
@@ -189,6 +192,7 @@ def _manifest(
         method=facts.config.method_name,
         method_settings=msgspec.to_builtins(method_config),
         task=facts.config.train.task,
+        task_settings=_task_settings(facts.config.train),
         labels=facts.labels,
         encoder=EncoderFacts(
             family=shape.family,
@@ -216,6 +220,12 @@ def _manifest(
         files=files,
         provenance=Provenance(versions=_versions(), seed=facts.seed),
     )
+
+
+def _task_settings(train: TrainConfig) -> dict[str, Any]:
+    settings = task_settings(load_task(train.task), train.task_settings, where="config", prefix="train.task_settings.")
+    written: dict[str, Any] = msgspec.to_builtins(settings)
+    return written
 
 
 def _versions() -> dict[str, str]:

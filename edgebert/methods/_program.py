@@ -17,6 +17,9 @@ from edgebert.encoders._blocks import Embeddings, Encoder, EncoderConfig, Layer
 
 Pool = Literal["mean", "attention", "cls"]
 
+PADDING_SCORE = -1.0e4
+"""The score of padding where every token has scores: its probability is 0, and half precision can hold it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledStep:
@@ -54,7 +57,7 @@ class CompiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Token ids of some rows, int64 [batch, tokens], and in training their labels as the task has them, [batch]."""
+    """Token ids of some rows, int64 [batch, tokens], and in training the labels, [batch, ...], as the task has them."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -107,6 +110,7 @@ class AdaptiveModel(nn.Module, abc.ABC):
 
     encoder: Encoder
     n_labels: int
+    """How many labels there are, or scores of a token; 1 is a value."""
     calibrates = False
     """Whether `calibrate` needs rows that training has not seen."""
     learns_from: str | None = None
@@ -114,7 +118,7 @@ class AdaptiveModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Returns the full-depth answer, float [batch, labels], logits or log-probabilities."""
+        """Returns the full-depth answer: logits or log-probabilities, float [batch, labels] or [batch, tokens, 2]."""
 
     @abc.abstractmethod
     def stages(self, train: TrainConfig) -> list[Stage]:
@@ -142,21 +146,23 @@ class AdaptiveModel(nn.Module, abc.ABC):
 
 
 class Pooling(nn.Module):
-    """One vector per row from its tokens: masked mean, learned attention, or the first token."""
+    """One vector per row from its tokens: masked mean, learned attention, or the first token; `none` is all of them."""
 
-    def __init__(self, pool: Pool, hidden_size: int) -> None:
+    def __init__(self, pool: Pool | Literal["none"], hidden_size: int) -> None:
         super().__init__()
         self.pool = pool
         if pool == "attention":
             self.score = nn.Linear(hidden_size, 1)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns float [batch, hidden]; padding has no influence.
+        """Returns float [batch, hidden], in which padding has no influence; with `none` the hidden states.
 
         Args:
             hidden: Hidden states, float [batch, tokens, hidden].
             attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
         """
+        if self.pool == "none":
+            return hidden
         if self.pool == "cls":
             return hidden[:, 0]
         mask = attention_mask.to(hidden.dtype)
@@ -313,14 +319,20 @@ class HeadStep(nn.Module):
         self.head = head
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns logits, float [batch, labels], of hidden states, float [batch, tokens, hidden]."""
-        return self.head(self.pooling(hidden, attention_mask))
+        """Returns logits, float [batch, labels], of hidden states, float [batch, tokens, hidden].
+
+        A head that reads every token gives float [batch, tokens, outputs], `PADDING_SCORE` for padding.
+        """
+        logits = self.head(self.pooling(hidden, attention_mask))
+        return logits if logits.ndim == 2 else logits.masked_fill(attention_mask[:, :, None] == 0, PADDING_SCORE)
 
 
 def head_step(
     pooling: Pooling, head: nn.Module, config: EncoderConfig, n_labels: int, *, may_link: bool = False
 ) -> CompiledStep:
-    """Returns the step that answers every row after the last layer, with a head of the family's own shape."""
+    """Returns the step that answers every row after the last layer, with a pooling and a head that `new_head` made."""
+    width = config.hidden_size
+    per_token = pooling.pool == "none"
     return CompiledStep(
         kind="head",
         layer=config.layers,
@@ -328,7 +340,7 @@ def head_step(
         module=HeadStep(pooling, head),
         inputs=("hidden", "attention_mask"),
         outputs=("logits",),
-        macs=Macs(row=config.hidden_size * (config.hidden_size + n_labels)),
+        macs=Macs(token=width * n_labels) if per_token else Macs(row=width * (width + n_labels)),
         may_link=may_link,
     )
 

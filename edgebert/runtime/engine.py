@@ -45,7 +45,8 @@ class Outcome:
     """What the engine did with a batch; every array has the batch's rows, in its order.
 
     Attributes:
-        scores: Logits or log-probabilities, float [rows, labels]; zeros while a row has no answer.
+        scores: Logits or log-probabilities, float [rows, ...] as the exits or the head give them; zeros while a row has
+            no answer.
         exit_layer: The layer after which each row was answered, int64 [rows].
         path: Which layers ran on each row, bool [rows, layers].
         macs: Multiply-accumulates spent on each row's own tokens, float64 [rows].
@@ -65,10 +66,10 @@ class Outcome:
     calls: list[Call] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, rows: int, layers: int, outputs: int = 0) -> Outcome:
+    def empty(cls, rows: int, layers: int) -> Outcome:
         """Returns an outcome in which nothing has happened yet."""
         return cls(
-            scores=np.zeros((rows, outputs)),
+            scores=np.zeros((rows, 0)),
             exit_layer=np.zeros(rows, np.int64),
             path=np.zeros((rows, layers), np.bool_),
             macs=np.zeros(rows),
@@ -104,7 +105,10 @@ class Outcome:
         self.chosen[name][places, layer - 1] = pieces
 
     def put(self, places: NDArray[np.int64], part: Outcome) -> None:
-        """Writes down what happened to some rows that were a batch of their own."""
+        """Writes down what happened to some rows that were a batch of their own, but for their scores.
+
+        Those of different batches may differ in size; see `edgebert.text.join_rows`.
+        """
         for name, pieces in part.chosen.items():
             every = self.chosen.setdefault(name, np.zeros((len(self.path), *pieces.shape[1:]), np.bool_))
             every[places] = pieces
@@ -115,7 +119,6 @@ class Outcome:
                 wider[:, : self.token_layers.shape[1]] = self.token_layers
             wider[places, : part.token_layers.shape[1]] = part.token_layers
             self.token_layers = wider
-        self.answer(places, part.scores, 0)
         self.exit_layer[places] = part.exit_layer
         self.path[places] = part.path
         self.macs[places] += part.macs

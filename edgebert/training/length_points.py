@@ -16,6 +16,7 @@ from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, Length
 from edgebert.output import Reporter
 from edgebert.policies import DropPosition, Policy, make_policy
 from edgebert.tasks import Task
+from edgebert.text import join_rows
 from edgebert.training.length_search import ALL, Candidate, Lengths, search_lengths
 from edgebert.training.loop import wants_bf16
 from edgebert.training.operating_points import cost_ratios, on_cpu
@@ -59,7 +60,7 @@ def choose_lengths(
             policy = make_policy(POLICY, {"lengths": as_knob(lengths)}, exit_layers=())
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=wants_bf16(train)):
                 scores, cost_ratio = _run(search, steps, rows, policy, layers, size)
-            metric = task.metric(task.predictions(scores), rows.labels)
+            metric = task.metric(task.predictions(scores, rows.encoded), rows.targets)
             advance(1, f"{task.METRIC} {metric:.4f} at {cost_ratio:.2f} of the cost")
             return cost_ratio, metric
 
@@ -101,15 +102,14 @@ def _run(
     search: LengthSearch, steps: Sequence[CompiledStep], rows: Rows, policy: Policy, layers: int, size: int
 ) -> tuple[NDArray[Any], float]:
     """Returns the scores of all rows under a policy, and the mean share of the full cost."""
-    scores: dict[int, NDArray[Any]] = {}
-    ratios = []
+    scores, ratios = [], []
     for places, batch in rows.batches(size):
         length = batch.attention_mask.sum(dim=1).numpy()
         keep = [np.minimum(policy.keep(DropPosition(layer, layers), length), length) for layer in range(1, layers + 1)]
         answers = search.answer_at(batch, [torch.from_numpy(count) for count in keep])
-        scores.update(zip(places.tolist(), answers.float().numpy(), strict=True))
+        scores.append((places, answers.float().numpy()))
         ratios.append(cost_ratios(steps, batch, _followed(keep, batch)))
-    return np.stack([scores[place] for place in range(len(rows))]), float(np.concatenate(ratios).mean())
+    return join_rows(scores, len(rows)), float(np.concatenate(ratios).mean())
 
 
 def _followed(keep: Sequence[NDArray[np.int64]], batch: Batch) -> Followed:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from edgebert import registry
@@ -25,14 +28,14 @@ from edgebert.checkpoint import (
     save_checkpoint,
 )
 from edgebert.config import RunConfig, TrainConfig, decode
-from edgebert.data import Example, read_examples, texts_of
+from edgebert.data import Example, texts_of
 from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
 from edgebert.output import Reporter
-from edgebert.tasks import Task, load_task
+from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
 from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
@@ -74,6 +77,7 @@ def train_model(
     method = registry.load("edgebert.methods", config.method_name)
     check_task(config.method_name, train.task)
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
+    asked = task_settings(task, train.task_settings, where="config", prefix="train.task_settings.")
     if len(train.stage_epochs) != len(method.STAGES):
         raise ConfigError(
             f"train.stage_epochs: {config.method_name} has the stages {', '.join(method.STAGES)}, "
@@ -91,12 +95,10 @@ def train_model(
         max_length=min(train.max_length, encoder.config.max_positions),
         pad_token_id=encoder.config.pad_token_id,
     )
-    tuning_rows, calibration_rows, rows = (
-        Rows(text.encode(texts_of(part)), task.encode_targets(part, labels, where=str(train.data)), text)
-        for part in _hold_out(examples, train.tuning_rows, train.calibration_rows)
-    )
+    parts = _hold_out(examples, task.groups(examples), train.tuning_rows, train.calibration_rows)
+    tuning_rows, calibration_rows, rows = (_rows(part, task, labels, text, asked, str(train.data)) for part in parts)
     outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
-    held_out = len(examples) - len(rows)
+    held_out = len(examples) - len(parts[-1])
     reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out} held out, {outputs}")
     identity = {
         "config": msgspec.to_builtins(config),
@@ -205,7 +207,7 @@ def _run_stages(
 def _examples(config: RunConfig, task: Task) -> list[Example]:
     if config.train.data is None:
         raise ConfigError("train.data: expected a folder or hub id; give one with --data.")
-    examples = read_examples(config.train.data, split="train", columns=config.train.columns, label_kind=task.LABEL_KIND)
+    examples = list(task.read(config.train.data, split="train", columns=config.train.columns))
     tuning, calibration = config.train.tuning_rows, config.train.calibration_rows
     if len(examples) <= tuning + calibration:
         held_out = f"train.tuning_rows={tuning}" + (f" and train.calibration_rows={calibration}" if calibration else "")
@@ -224,13 +226,38 @@ def _labels(config: RunConfig, task: Task, examples: list[Example]) -> tuple[str
     return tuple(train.labels)
 
 
-def _hold_out(examples: list[Example], *counts: int) -> list[list[Example]]:
-    """Splits off parts at random and returns them and the rest.
+def _rows(
+    examples: list[Example], task: Task, labels: Sequence[str], text: TextEncoder, settings: Any, where: str
+) -> Rows:
+    """Returns the rows of examples, with what the loss and the metric want of them."""
+    encoded = task.encode(texts_of(examples), text, settings)
+    targets = task.encode_targets(examples, labels, where=where)
+    return Rows(encoded, task.row_targets(examples, encoded, targets), text, targets)
 
-    They are the same whatever the training's seed, so that seeds are comparable.
+
+def _hold_out(examples: list[Example], groups: NDArray[Any], *counts: int) -> list[list[Example]]:
+    """Splits off parts at random and returns them and the rest, at least one example.
+
+    A part is whole groups, and has as many examples as asked or the fewest above. Parts are the same whatever the
+    training's seed, so that seeds are comparable.
+
+    Raises:
+        DataError: Whole groups leave nothing to train on.
     """
-    order = np.random.default_rng(0).permutation(len(examples))
-    return [[examples[i] for i in places] for places in np.split(order, np.cumsum(counts))]
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(sizes))
+    held_out = np.cumsum(sizes[order])
+    cuts: list[int] = []
+    taken = 0
+    for count in counts:
+        # As many groups as it takes to reach what the parts before have, and the count on top.
+        cut = int(np.searchsorted(held_out, taken + count)) + 1 if count else (cuts or [0])[-1]
+        cuts.append(min(cut, len(sizes)))
+        taken = int(held_out[cuts[-1] - 1]) if cuts[-1] else 0
+    if taken >= len(examples):
+        raise DataError(f"train: {len(examples)} examples in {len(sizes)} groups, all of which would be held out.")
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(sizes)[:-1])
+    return [[examples[i] for group in part for i in members[group]] for part in np.split(order, cuts)]
 
 
 def _check_calibration(model: AdaptiveModel, config: RunConfig) -> None:

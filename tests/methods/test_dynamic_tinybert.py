@@ -38,9 +38,9 @@ QUALA = (315, 251, 242, 159, 142, 33)
 LENGTH_ADAPTIVE = (269, 253, 252, 202, 104, 34)
 
 
-def _model(encoder: Encoder, n_labels: int = 3, **settings: Any) -> DynamicTinyBert:
+def _model(encoder: Encoder, n_labels: int = 3, *, per_token: bool = False, **settings: Any) -> DynamicTinyBert:
     torch.manual_seed(5)
-    model = build(encoder, Config(**{"layer_drop": 0.0, **settings}), n_labels)
+    model = build(encoder, Config(**{"layer_drop": 0.0, **settings}), n_labels, per_token=per_token)
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -244,7 +244,12 @@ def test_the_first_token_can_go_unless_it_is_kept(make_encoder: Callable[..., En
         assert followed.token_layers is not None
         stays[keep_cls] = float((followed.token_layers[:, 0] == 3).mean())
 
+    reader = _model(make_encoder(), n_labels=2, per_token=True)
+    _, followed = run_reference(reader.steps(), many, policy)
+    assert followed is not None
+    assert followed.token_layers is not None
     assert stays[True] == stays[None] == 1.0
+    assert stays[False] == float((followed.token_layers[:, 0] == 3).mean())
     assert stays[False] < 1.0
 
 
@@ -266,6 +271,41 @@ def test_padding_changes_nothing_but_in_the_published_form(make_encoder: Callabl
     assert scores == pytest.approx(scores_wider, abs=1e-5)
     official = _model(make_encoder(), compat="official")
     assert not np.array_equal(kept_and_scores(official, batch)[0], kept_and_scores(official, wider)[0])
+
+
+@torch.no_grad()
+def test_spans_begin_and_end_at_dropped_tokens_too(make_encoder: Callable[..., Encoder], batch: Batch) -> None:
+    encoder = make_encoder()
+    model = _model(encoder, n_labels=2, per_token=True)
+    keep = _keep("0.7,0.5,0.2", batch, 3)
+
+    logits = model.answer_at(batch, keep)
+
+    assert logits.shape == (6, 9, 2)
+    for row, tokens in enumerate(batch.attention_mask.sum(dim=1).tolist()):
+        own = [min(int(count[row]), tokens) for count in keep]
+        embedded = encoder.embed(batch.input_ids)[row, :tokens]
+        restored, _ = _published(list(encoder.layers), embedded, own, keep_first=False)
+        assert torch.allclose(logits[row, :tokens], model.head(restored), atol=1e-4)
+        assert (logits[row, tokens:] == -1.0e4).all()
+
+
+@pytest.mark.parametrize("n_labels", [1, 2], ids=["a value", "spans"])
+def test_every_loss_has_a_gradient_in_every_task(
+    make_encoder: Callable[..., Encoder], batch: Batch, n_labels: int
+) -> None:
+    per_token = n_labels == 2
+    labels = torch.tensor([[0, 1], [2, 3], [0, 0], [1, 5], [8, 8], [1, 1]]) if per_token else torch.arange(6.0)
+    rows = Batch(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels)
+    model = _model(make_encoder(), n_labels, per_token=per_token, teacher="somewhere", largest_drop=0.4)
+    model.learn_from(plain.build(make_encoder(seed=9), plain.Config(), n_labels, per_token=per_token))
+
+    for stage in model.stages(TrainConfig(stage_epochs=(1.0, 1.0, 1.0, 1.0))):
+        model.zero_grad()
+        loss = stage.loss(rows)
+        loss.backward()
+        assert loss.isfinite(), stage.name
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.layers[0].parameters())
 
 
 def test_equal_tokens_go_from_the_last_on(make_encoder: Callable[..., Encoder]) -> None:
