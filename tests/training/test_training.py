@@ -55,7 +55,7 @@ class _Recorder(Reporter):
                 if self._left < 0:
                     raise KeyboardInterrupt
             self.steps[title] = self.steps.get(title, 0) + steps
-            if note:
+            if note.startswith("loss "):
                 self.losses.setdefault(title, []).append(float(note.removeprefix("loss ")))
 
         yield advance
