@@ -152,6 +152,35 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     return Checkpoint(model, facts, read_tokenizer(folder))
 
 
+def take_over(model: AdaptiveModel, source: str, labels: tuple[str, ...], config: RunConfig) -> bool:
+    """Gives a new model the pooling and the head of the checkpoint its encoder came from.
+
+    So that what was fine-tuned once needs no fine-tuning again. Nothing happens unless the source is a checkpoint of
+    edgebert for the same task and labels whose head has the same shape and reads the same of the hidden states.
+
+    Args:
+        model: The model; its encoder has its weights already.
+        source: The checkpoint folder.
+        labels: The labels of the model.
+        config: What the model was made from.
+
+    Returns:
+        Whether the head was taken over.
+    """
+    if not (Path(source) / FACTS_NAME).is_file():
+        return False
+    other = load_checkpoint(source)
+    same_task = (other.facts.labels, other.facts.config.train.task) == (labels, config.train.task)
+    pools = [part.pool for part in (getattr(model, "pooling", None), getattr(other.model, "pooling", None)) if part]
+    own = model.state_dict()
+    theirs = {n: w for n, w in other.model.state_dict().items() if n.startswith(("pooling.", "head."))}
+    fits = theirs and all(name in own and own[name].shape == weight.shape for name, weight in theirs.items())
+    if not (same_task and fits and len(pools) == 2 and pools[0] == pools[1]):
+        return False
+    model.load_state_dict({**own, **theirs})
+    return True
+
+
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
     """Returns the tokenizer files that a folder has, by name."""
     return {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).is_file()}

@@ -22,7 +22,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The section `train`: what is trained from, on what, and how fast.
 
     Attributes:
-        model: Checkpoint folder or hub id of the encoder to start from.
+        model: Checkpoint folder or hub id of the encoder to start from. Of a checkpoint of edgebert for the same labels
+            the head is taken too, where the method has the same; give it the same `tuning_rows`, so that what it was
+            trained on is not what is tuned on.
         data: Folder with train and validation files, or a hub id. None: must be given on the command line.
         task: Name of a file in `edgebert/tasks`.
         task_settings: The task's settings; their type is the task file's `Config`.

@@ -26,6 +26,7 @@ from edgebert.checkpoint import (
     fetch_tokenizer,
     load_checkpoint,
     save_checkpoint,
+    take_over,
 )
 from edgebert.config import RunConfig, TrainConfig, decode
 from edgebert.data import Example, texts_of
@@ -86,10 +87,13 @@ def train_model(
     examples = _examples(config, task)
     labels = _labels(config, task, examples)
     torch.manual_seed(seed)
-    encoder = load_encoder(resolve_source(train.model), attention_dropout=train.attention_dropout)
+    source = resolve_source(train.model)
+    encoder = load_encoder(source, attention_dropout=train.attention_dropout)
     model = build_model(encoder, config, len(labels))
+    if take_over(model, source, labels, config):
+        reporter.say(f"{config.method_name}: starts with the head of {train.model} too")
     _check_calibration(model, config)
-    tokenizer = fetch_tokenizer(resolve_source(train.model))
+    tokenizer = fetch_tokenizer(source)
     text = TextEncoder(
         tokenizer[TOKENIZER_NAME],
         max_length=min(train.max_length, encoder.config.max_positions),

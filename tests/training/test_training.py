@@ -412,6 +412,25 @@ def test_train_plain_with_fewer_layers(make_config: Callable[..., RunConfig], tm
     assert load_checkpoint(tmp_path / "out").model.encoder.config.layers == 1
 
 
+@pytest.mark.parametrize(("pool", "is_taken"), [("mean", True), ("cls", False)])
+def test_train_starts_with_the_head_of_a_fine_tuned_checkpoint(
+    make_config: Callable[..., RunConfig], tmp_path: Path, pool: str, is_taken: bool
+) -> None:
+    config = msgspec.structs.replace(make_config(stage_epochs=(1.0,)), method={"name": "plain", "pool": "mean"})
+    plain = train_model(config, tmp_path / "plain", max_steps=2)
+    train = msgspec.structs.replace(config.train, model=str(tmp_path / "plain"), stage_epochs=(0.0,) * 4)
+    config = msgspec.structs.replace(config, method={"name": "dpbert", "pool": pool}, train=train)
+
+    made = train_model(config, tmp_path / "dpbert", seed=1)
+
+    theirs = plain.model.state_dict()
+    own = made.model.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs if name.startswith("encoder."))
+    taken = [torch.equal(own[name], theirs[name]) for name in theirs if name.endswith("weight") and "head." in name]
+    assert taken
+    assert all(taken) == is_taken
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
