@@ -30,6 +30,7 @@ def manifest() -> Manifest:
         method="dact_bert",
         method_settings={"tau": 2.0, "pool": "mean", "ü": None},
         task="classification",
+        task_settings={},
         labels=("no", "日"),
         encoder=EncoderFacts(
             family="bert",

@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "pabee": ({"name": "pabee"}, (8.0,)),
     "geep": ({"name": "geep"}, (14.0,)),
     "dpbert": ({"name": "dpbert", "planner_width": 16}, (6.0, 6.0, 8.0, 8.0)),
-    "dynamic_tinybert": ({"name": "dynamic_tinybert", "search_evaluations": 4}, (6.0, 0.0, 0.0, 4.0)),
+    "dynamic_tinybert": ({"name": "dynamic_tinybert", "search_evaluations": 4, "layer_drop": 0.0}, (6.0, 0.0, 0.0, 8.0)),
 }
 CALIBRATION_ROWS = {"geep": 40}
 
@@ -115,7 +115,7 @@ def test_train_learns_and_its_checkpoint_opens(
 
     opened = load_checkpoint(tmp_path / "out")
     assert all(losses[-1] < losses[0] for losses in recorder.losses.values()), recorder.losses
-    assert len(recorder.losses) == len(METHODS[method][1])
+    assert len(recorder.losses) == sum(epochs > 0 for epochs in METHODS[method][1])
     assert _accuracy(opened, sentiment_data) >= 0.85
     assert _same(trained, opened)
     assert opened.facts == trained.facts
