@@ -30,7 +30,10 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "pabee": ({"name": "pabee"}, (8.0,)),
     "geep": ({"name": "geep"}, (14.0,)),
     "dpbert": ({"name": "dpbert", "planner_width": 16}, (6.0, 6.0, 8.0, 8.0)),
-    "dynamic_tinybert": ({"name": "dynamic_tinybert", "search_evaluations": 4, "layer_drop": 0.0}, (6.0, 0.0, 0.0, 8.0)),
+    "dynamic_tinybert": (
+        {"name": "dynamic_tinybert", "search_evaluations": 4, "layer_drop": 0.0},
+        (6.0, 0.0, 0.0, 8.0),
+    ),
 }
 CALIBRATION_ROWS = {"geep": 40}
 
