@@ -26,7 +26,7 @@ Part = Literal["whole", "attention", "feed_forward"]
 NO_GRAPH = ("drop", "restore")
 """Kinds of steps that the runtime does by itself."""
 
-Knobs = dict[str, float | int | str | None]
+Knobs = dict[str, bool | float | int | str | None]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 

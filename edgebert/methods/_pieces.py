@@ -8,10 +8,11 @@ activation); the graphs that are exported compute the chosen ones only.
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 
-from torch import Tensor, cat, nn
-from torch.nn import functional
+import torch
+from torch import Tensor, nn
 
 from edgebert.encoders._blocks import Attention, FeedForward
 
@@ -45,10 +46,11 @@ class HeadMix(nn.Module):
 
     def forward(self, expanded: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns float [rows, tokens, head] of float [rows, tokens, 3 * head] and the mask, int64 [rows, tokens]."""
-        query, key, value = expanded[:, None].chunk(3, dim=-1)
-        rows, tokens = attention_mask.shape
-        visible = (attention_mask != 0)[:, None, None, :].expand(rows, 1, tokens, tokens)
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)[:, 0]
+        query, key, value = expanded.chunk(3, dim=-1)
+        # Not torch's own attention: ONNX Runtime's refuses a batch of no rows.
+        hidden = torch.finfo(expanded.dtype).min * (1 - attention_mask.to(expanded.dtype))[:, None, :]
+        scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5 + hidden
+        return scores.softmax(dim=-1) @ value
 
 
 class BlockMix(nn.Module):
@@ -63,7 +65,15 @@ class BlockMix(nn.Module):
         return self.activation(expanded)
 
 
-class AttentionPart(nn.Module):
+class PiecewisePart(nn.Module, abc.ABC):
+    """A part of a layer in pieces. Its inputs begin with what it transforms and end with the choice."""
+
+    @abc.abstractmethod
+    def pieces(self) -> Pieces:
+        """Returns its weights, piece by piece."""
+
+
+class AttentionPart(PiecewisePart):
     """The attention part of a layer, its heads the pieces."""
 
     def __init__(self, attention: Attention) -> None:
@@ -91,8 +101,8 @@ class AttentionPart(nn.Module):
         expand = [linear.weight.detach().view(heads, size, width) for linear in inputs]
         biases = [linear.bias.detach().view(heads, size) for linear in inputs]
         return Pieces(
-            expand=cat(expand, 1).transpose(1, 2),
-            expand_bias=cat(biases, 1),
+            expand=torch.cat(expand, 1).transpose(1, 2),
+            expand_bias=torch.cat(biases, 1),
             mix=HeadMix(),
             contract=attention.output.weight.detach().T.reshape(heads, size, width),
             bias=attention.output.bias.detach(),
@@ -101,7 +111,7 @@ class AttentionPart(nn.Module):
         )
 
 
-class FeedForwardPart(nn.Module):
+class FeedForwardPart(PiecewisePart):
     """The feed-forward part of a layer, blocks of neighbouring neurons the pieces."""
 
     def __init__(self, feed_forward: FeedForward, block_size: int) -> None:

@@ -321,7 +321,8 @@ def _select(ready: _Ready, rows: _Rows) -> None:
     assert ready.selection is not None
     assert step.choice is not None
     if rows.policy.selects:
-        (scores,) = (rows.run(ready, None) or {name: rows.values[name] for name in step.outputs}).values()
+        made = rows.run(ready, None) or {name: rows.values[name] for name in step.inputs}  # linked: computed already
+        (scores,) = made.values()
         pieces = rows.policy.select(scores, ready.selection, rows.lengths[rows.places])
     else:
         pieces = np.ones((len(rows.places), step.choices), np.bool_)
