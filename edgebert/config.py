@@ -39,6 +39,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
         calibration_rows: Further rows held out of train, for methods that count something after training.
+        attention_dropout: Dropout of attention probabilities in training, 0 to 1; None takes the model's own. At 0 a
+            step on 400 tokens was measured twice as fast on a CPU, whose fused attention knows no dropout.
         precision: `auto` uses bf16 where the processor has it, else fp32.
     """
 
@@ -57,6 +59,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tuning_rows: int = 2000
     max_drop_points: float = 0.5
     calibration_rows: int = 0
+    attention_dropout: float | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         )
         _check(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
         _check(0 <= self.warmup_share <= 1, "warmup_share", "0 to 1", self.warmup_share)
+        dropout = self.attention_dropout
+        _check(dropout is None or 0 <= dropout < 1, "attention_dropout", "0 to less than 1", dropout)
         _check(self.tuning_rows >= 1, "tuning_rows", "1 or more", self.tuning_rows)
         _check(self.calibration_rows >= 0, "calibration_rows", "0 or more", self.calibration_rows)
 

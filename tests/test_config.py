@@ -101,6 +101,7 @@ def test_read_config_refused(path: Path, text: str, message: str) -> None:
         "warmup_share: 1.5",
         "tuning_rows: 0",
         "calibration_rows: -1",
+        "attention_dropout: 1.0",
     ],
 )
 def test_train_config_out_of_range(path: Path, setting: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,32 @@ from edgebert.encoders._blocks import Encoder, EncoderConfig
 from edgebert.errors import ConfigError
 
 
-def build_encoder(settings: dict[str, Any], *, where: str) -> Encoder:
+def build_encoder(settings: dict[str, Any], *, where: str, attention_dropout: float | None = None) -> Encoder:
     """Makes an encoder with new weights from the settings of a `config.json`.
 
-    A family's file is named after its `model_type`, with underscores for hyphens.
+    A family's file is named after its `model_type`, with underscores for hyphens. A given `attention_dropout` takes
+    the place of the settings' own.
 
     Raises:
         ConfigError: The family is not one of `edgebert/encoders`, or cannot be had as the settings ask.
     """
     family = registry.load("edgebert.encoders", str(settings.get("model_type", "")).replace("-", "_"))
-    return Encoder(family.read_config(settings, where=where))
+    config = family.read_config(settings, where=where)
+    if attention_dropout is not None:
+        config = replace(config, attention_dropout=attention_dropout)
+    return Encoder(config)
 
 
-def load_encoder(source: str) -> Encoder:
+def load_encoder(source: str, *, attention_dropout: float | None = None) -> Encoder:
     """Opens the encoder of a checkpoint folder or hub id, whatever head it carries.
+
+    A given `attention_dropout` takes the place of the checkpoint's own.
 
     Raises:
         ConfigError: Nothing can be opened there, its family is unknown, or weights are missing.
     """
     settings, weights = _read(source, "AutoModel", "is it the encoder it says it is?", optional="pooler.")
-    encoder = build_encoder(settings, where=source)
+    encoder = build_encoder(settings, where=source, attention_dropout=attention_dropout)
     load_weights(encoder, weights, where=source)
     return encoder
 

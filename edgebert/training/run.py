@@ -79,7 +79,7 @@ def train_model(
     examples = _examples(config, task)
     labels = _labels(config, task, examples)
     torch.manual_seed(seed)
-    encoder = load_encoder(resolve_source(train.model))
+    encoder = load_encoder(resolve_source(train.model), attention_dropout=train.attention_dropout)
     model = build_model(encoder, config, len(labels))
     _check_calibration(model, config)
     tokenizer = fetch_tokenizer(resolve_source(train.model))

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,12 @@ def test_load_encoder_of_a_hugging_face_folder(
     model.save_pretrained(tmp_path)
 
     loaded = load_encoder(str(tmp_path))
+    without_dropout = load_encoder(str(tmp_path), attention_dropout=0.0)
 
     prefix = registry.load("edgebert.encoders", family).PREFIX
     theirs = {f"{prefix}{name}" for name in model.state_dict() if not name.startswith("pooler.")}
     assert loaded.config == encoder.config
+    assert without_dropout.config == replace(encoder.config, attention_dropout=0.0)
     assert set(checkpoint_weights(loaded)) == theirs
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
 
