@@ -7,6 +7,7 @@ early stops with the full torch model, and the engine under the method's rule wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,10 +252,9 @@ def within_margin(
     unstable = np.zeros(len(followed.exit_layer), np.bool_)
     for _ in range(draws):
         moved = [
-            Decision(
-                decision.kind,
-                decision.layer,
-                {
+            replace(
+                decision,
+                outputs={
                     name: value + MARGIN * _unit(name, value) * rng.choice([-1.0, 1.0], value.shape)
                     for name, value in decision.outputs.items()
                 },
