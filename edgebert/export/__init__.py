@@ -146,9 +146,7 @@ def _graph(plan: GraphPlan, shape: EncoderConfig, opset: int) -> onnx.ModelProto
     return trace_module(plan.module, plan.inputs, plan.outputs, config=shape, opset=opset)
 
 
-def _write_graph(
-    model: onnx.ModelProto, inputs: tuple[str, ...], outputs: tuple[str, ...], path: Path
-) -> FileFacts:
+def _write_graph(model: onnx.ModelProto, inputs: tuple[str, ...], outputs: tuple[str, ...], path: Path) -> FileFacts:
     facts = _write_file(path, model.SerializeToString(deterministic=True))
     return msgspec.structs.replace(facts, inputs=inputs, outputs=tuple(graph_outputs(inputs, outputs)))
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from edgebert.methods._program import CompiledStep
 
-
 _ALWAYS = {"attention_mask"}
 """Values that no step has to make and that are never let go."""
 

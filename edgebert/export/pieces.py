@@ -65,9 +65,7 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     of_piece = graph.add("NonZero", graph.add("Transpose", step.choice, perm=[1, 0]))  # [2, pairs]: piece, row
     piece, row = graph.split(of_piece, 2)
     piece, rows = graph.add("Reshape", piece, graph.integers(-1)), graph.add("Reshape", row, graph.integers(-1))
-    counts = graph.add(
-        "ReduceSum", graph.add("Cast", step.choice, to=TensorProto.INT64), graph.integers(0), keepdims=0
-    )
+    counts = graph.add("ReduceSum", graph.add("Cast", step.choice, to=TensorProto.INT64), graph.integers(0), keepdims=0)
     reads = graph.split(rows, count, counts)
     writes = graph.split(graph.add("Reshape", row, graph.integers(-1, 1)), count, counts)
 

@@ -53,6 +53,6 @@ def straight_through(scores: Tensor, counts: Tensor, surrogate: Surrogate, noise
 
 
 def shared_out(values: Tensor, rows: int) -> Tensor:
-    """Deals values out to rows at random, each as often as the others as far as it goes; [rows], of the values' type."""
+    """Deals values out to rows at random, each as often as the others as far as it goes; [rows]."""
     dealt = values[torch.randperm(len(values))].repeat(-(-rows // len(values)))[:rows]
     return dealt[torch.randperm(rows)]

@@ -1,4 +1,4 @@
-"""A layer's two parts as sums of pieces (heads, blocks of feed-forward neurons), of which every row runs its own choice.
+"""A layer's two parts as sums of pieces (heads, blocks of neighbouring neurons); every row runs its own choice of them.
 
 A part is norm(x + bias + sum of the chosen pieces of x); piece i is mix(x E_i + e_i) C_i, and `mix` is the same for all
 pieces of a part: the attention of one head, or the activation. In torch every piece is computed and those not chosen

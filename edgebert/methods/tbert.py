@@ -138,7 +138,7 @@ class Predictor(nn.Module):
             attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
         """
         reduced = self.reduce(self.pooling(hidden, attention_mask))
-        if len(reduced) == 1 and isinstance(self.norm, nn.BatchNorm1d):  # one row has no variance
+        if isinstance(self.norm, nn.BatchNorm1d) and reduced.shape[0] == 1:  # one row has no variance
             with evaluating(self.norm):
                 return self.score(functional.relu(self.norm(reduced)))
         return self.score(functional.relu(self.norm(reduced)))
@@ -180,7 +180,7 @@ class FixedScores(nn.Module):
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns scores, float [batch, pieces]."""
-        return self.scores.expand(len(hidden), -1)
+        return self.scores.expand(hidden.shape[0], -1).clone()
 
     def folded(self) -> nn.Module:
         """Returns what runs."""
@@ -338,7 +338,9 @@ class TBert(AdaptiveModel):
         """Where pieces are chosen, by what is chosen from; the same in every layer."""
         choices = {name: Choice(name, pieces, self._each(name)) for name, pieces in self.pieces.items()}
         predictors = total(self._predictor_macs(name) for name in self.pieces)
-        return {name: SelectPosition(1, choice, tuple(choices.values()), predictors) for name, choice in choices.items()}
+        return {
+            name: SelectPosition(1, choice, tuple(choices.values()), predictors) for name, choice in choices.items()
+        }
 
     def _each(self, choice: str) -> Macs:
         """Returns what one piece costs."""

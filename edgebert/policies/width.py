@@ -45,10 +45,13 @@ class Policy(policies.Policy):
 
     def select(self, scores: NDArray[Any], position: SelectPosition, tokens: NDArray[np.int64]) -> Chosen:
         """Takes the best pieces; of equal ones the first."""
-        counts = kept_counts(self.config.width, position, tokens, exact_budget=self.config.exact_budget)
-        order = np.argsort(-scores, axis=1, kind="stable")
+        config, order = self.config, np.argsort(-scores, axis=1, kind="stable")
         chosen = np.zeros(scores.shape, np.bool_)
-        np.put_along_axis(chosen, order, np.arange(scores.shape[1]) < counts[:, None], axis=1)
+        if config.exact_budget:
+            counts = kept_counts(config.width, position, tokens, exact_budget=True)
+            chosen[np.arange(len(scores))[:, None], order] = np.arange(scores.shape[1]) < counts[:, None]
+        else:
+            chosen[np.arange(len(scores))[:, None], order[:, : kept_count(config.width, scores.shape[1])]] = True
         return chosen
 
 
@@ -64,7 +67,7 @@ def kept_counts(
         exact_budget: See `Config`.
     """
     choice = position.choice
-    if not exact_budget or choice != position.all_choices[-1]:
+    if width == 1 or not exact_budget or choice != position.all_choices[-1]:
         return np.full(len(tokens), kept_count(width, choice.pieces))
     left = -position.predictors.of(tokens)
     for other in position.all_choices:
