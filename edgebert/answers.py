@@ -1,4 +1,4 @@
-"""The texts of `edgebert run`, and its answers as a table, JSON, JSON lines or CSV."""
+"""The texts or questions of `edgebert run`, and its answers as a table, JSON, JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -7,48 +7,99 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from edgebert.data import read_examples, texts_of
+from edgebert.data import texts_of
 from edgebert.errors import DataError
 from edgebert.output import markdown_table
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import Prediction
+from edgebert.runtime.results import Answer, Prediction
+from edgebert.tasks import Task
 from edgebert.text import Text
 
 _CELL_WIDTH = 60
+_SHOWN = ("label", "answer", "score", "start", "end", "windows", "layers_run", "top")
+"""What is shown of a result without `--trace`."""
 
 
-def read_texts(
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was given to answer; one of the three is set.
+
+    Attributes:
+        texts: Texts and pairs.
+        questions: Questions with their passages.
+        source: A file, or `-` for stdin.
+    """
+
+    texts: list[Text]
+    questions: list[tuple[str, str]]
+    source: str | None
+
+    def inputs(self, model: EdgeModel, *, columns: Mapping[str, str] | None = None) -> Iterable[Text]:
+        """Returns what a model is to answer: that which was given, that of a file, or lines of stdin as they come.
+
+        Args:
+            model: The model; its task reads the file.
+            columns: Which column of the file is which field.
+
+        Raises:
+            ConfigError: The model does not answer what was given.
+            DataError: The file cannot be read.
+        """
+        if self.source == "-":
+            return _stdin_lines(model.task)
+        if self.source is not None:
+            return texts_of(model.task.read(self.source, split="test", columns=columns, require_labels=False))
+        model.check_asked("questions" if self.questions else "texts")
+        return self.questions or self.texts
+
+
+def read_given(
     texts: Sequence[str],
     pairs: Sequence[tuple[str, str]],
+    questions: Sequence[str],
+    context: str | None,
     source: str | None,
-    *,
-    columns: Mapping[str, str] | None = None,
-) -> Iterable[Text]:
-    """Returns the inputs of a run: arguments and pairs, the texts of a file, or the lines of stdin as they come.
+) -> Given:
+    """Returns what the options of a run mean.
 
     Args:
         texts: Texts given as arguments.
         pairs: Pairs given as options.
+        questions: Questions given as options.
+        context: Their passage, or @ and a file that holds it.
         source: A file, or `-` for stdin, in the place of the others.
-        columns: Which column of the file is which field.
 
     Raises:
-        DataError: There is nothing to read, or the file cannot be read.
+        DataError: There is nothing to answer, too much, or a passage cannot be read.
     """
-    if source is not None and (texts or pairs):
-        raise DataError("give either texts or -i, not both.")
-    if source == "-":
-        return (line.decode("utf-8", "replace").rstrip("\r\n") for line in sys.stdin.buffer)
-    if source is not None:
-        examples = read_examples(source, split="test", columns=columns, require_labels=False)
-        return texts_of(examples)
-    if not texts and not pairs:
-        raise DataError("no text: give texts, --pair A B, or -i FILE (- reads stdin).")
-    return [*texts, *pairs]
+    kinds = [bool(texts or pairs), bool(questions or context is not None), source is not None]
+    if sum(kinds) > 1:
+        raise DataError("give either texts, or --question and --context, or -i, not both.")
+    if not any(kinds):
+        raise DataError("no text: give texts, --pair A B, --question Q --context TEXT, or -i FILE (- reads stdin).")
+    if bool(questions) != (context is not None):
+        raise DataError("a question needs a passage: give --question Q with --context TEXT (or @FILE).")
+    passage = _read_passage(context or "")
+    return Given(texts=[*texts, *pairs], questions=[(question, passage) for question in questions], source=source)
+
+
+def _read_passage(context: str) -> str:
+    if not context.startswith("@"):
+        return context
+    try:
+        return Path(context[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--context {context}: cannot read the file: {error}.") from error
+
+
+def _stdin_lines(task: Task) -> Iterator[Text]:
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        yield task.read_line(line.decode("utf-8", "replace").rstrip("\r\n"), where=f"stdin:{number}")
 
 
 def print_answers(
@@ -63,7 +114,7 @@ def print_answers(
     """Prints answers to stdout: JSON lines and CSV as they come, a table or one JSON object at the end.
 
     Args:
-        texts: Texts or pairs.
+        texts: Texts or pairs, or questions with their passages.
         model: Answers them.
         form: `table`, `json`, `jsonl` or `csv`.
         trace: Show what each answer cost.
@@ -96,7 +147,7 @@ def _print_json_line(row: dict[str, Any], is_first: bool) -> None:
 
 
 def _print_csv_line(row: dict[str, Any], is_first: bool) -> None:
-    flat = {key: _cell(value) if isinstance(value, list) else value for key, value in row.items()}
+    flat = {key: _cell(value) if isinstance(value, list | tuple) else value for key, value in row.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if is_first:
         writer.writerow(flat)
@@ -108,7 +159,7 @@ _LINES: dict[str, Callable[[dict[str, Any], bool], None]] = {"jsonl": _print_jso
 
 def _answers(
     texts: Iterable[Text], model: EdgeModel, top_k: int | None, window: int
-) -> Iterator[tuple[Text, Prediction]]:
+) -> Iterator[tuple[Text, Prediction | Answer]]:
     """Answers a stream, each text beside its answer."""
     waiting: deque[Text] = deque()
 
@@ -121,17 +172,21 @@ def _answers(
         yield waiting.popleft(), prediction
 
 
-def _row(text: Text, prediction: Prediction, trace: bool) -> dict[str, Any]:
-    fields = prediction.to_dict()
-    names = list(fields) if trace else [name for name in ("label", "score", "layers_run", "top") if name in fields]
-    shown = text if isinstance(text, str) else " / ".join(text)
-    return {"text": shown, **{name: fields[name] for name in names}}
+def _row(text: Text, result: Prediction | Answer, trace: bool) -> dict[str, Any]:
+    fields = result.to_dict()
+    given = {"text": text if isinstance(text, str) else " / ".join(text)}
+    if isinstance(result, Answer):
+        given, fields = {"question": text[0]}, {"answer": fields.pop("text"), **fields}
+    names = list(fields) if trace else [name for name in _SHOWN if name in fields]
+    return {**given, **{name: fields[name] for name in names}}
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, list):
-        return ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in value)
+        return ", ".join(f"{entry.get('label', entry.get('text'))} {entry['score']:.3f}" for entry in value)
     text = str(value)
     return text if len(text) <= _CELL_WIDTH else text[: _CELL_WIDTH - 3] + "..."

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from edgebert import registry
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
-from edgebert.data import read_examples, texts_of
+from edgebert.data import texts_of
 from edgebert.errors import ConfigError, suggestion
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.rivals._turns import Record, TimedSide, open_sides, time_together
+from edgebert.tasks import load_task
 from edgebert.text import Text
 
 SCHEMA = "edgebert.bench/1"
@@ -93,8 +94,8 @@ def bench_bundles(
 
     Args:
         bundles: Bundle folders.
-        data: Texts to time, in their order: a file or hub id that `read_examples` reads; of a folder, its validation
-            file. None times random token ids.
+        data: Texts to time, in their order: a file or hub id that the bundles' task reads; of a folder, its validation
+            file. A question with all windows of its passage is one text. None times random token ids.
         columns: The data's column for a field, such as {"text": "sentence"}.
         policy: Operating point or policy of the bundles.
         settings: Knobs on top of it.
@@ -246,7 +247,11 @@ def _read_texts(
     for side in sides:
         if not side.bundle.has(TOKENIZER_NAME):
             raise ConfigError(f"{side.bundle.path}: has no tokenizer, so texts cannot be timed; leave --data out.")
-    examples = read_examples(data, split="validation", columns=columns, require_labels=False)[:limit]
+    names = {side.bundle.manifest.task for side in sides}
+    tasks = [load_task(name) for name in sorted(names)]
+    if len({task.ASKED for task in tasks}) > 1:
+        raise ConfigError(f"data: expected bundles that are asked alike, got {' and '.join(sorted(names))}.")
+    examples = tasks[0].read(data, split="validation", columns=columns, require_labels=False)[:limit]
     return tuple(texts_of(examples))
 
 

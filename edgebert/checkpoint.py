@@ -1,7 +1,8 @@
 """Checkpoints: an ordinary Hugging Face folder (config.json, model.safetensors, tokenizer) plus `edgebert.yaml`.
 
 The encoder's weights carry the names `transformers` gives them, so that `AutoModel` opens any checkpoint, and
-`AutoModelForSequenceClassification` opens that of a `plain` model that pools the first token. Nothing is pickled.
+`AutoModelForSequenceClassification` opens that of a `plain` model that pools the first token, and
+`AutoModelForQuestionAnswering` that of one that answers questions. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from edgebert.encoders._checkpoint import (
     build_encoder,
     checkpoint_weights,
     load_weights,
-    read_classifier,
+    read_architectures,
+    read_model,
     rename,
     settings_of,
 )
 from edgebert.errors import ConfigError, require
+from edgebert.methods._heads import SPAN_RENAMES
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
-from edgebert.tasks import load_task
+from edgebert.tasks import Task, load_task
 
 FACTS_NAME = "edgebert.yaml"
 WEIGHTS_NAME = "model.safetensors"
@@ -74,7 +77,8 @@ def build_model(encoder: Any, config: RunConfig, n_labels: int) -> AdaptiveModel
     check_task(config.method_name, config.train.task)
     method = registry.load("edgebert.methods", config.method_name)
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
-    model: AdaptiveModel = method.build(encoder, settings, n_labels)
+    per_token = {"per_token": True} if load_task(config.train.task).PER_TOKEN else {}
+    model: AdaptiveModel = method.build(encoder, settings, n_labels, **per_token)
     return model
 
 
@@ -109,7 +113,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
         settings = settings_of(model.encoder.config)
         settings["id2label"] = {str(number): label for number, label in enumerate(facts.labels)}
         settings["label2id"] = {label: number for number, label in enumerate(facts.labels)}
-        settings["problem_type"] = load_task(facts.config.train.task).PROBLEM_TYPE
+        problem = load_task(facts.config.train.task).PROBLEM_TYPE
+        settings.update({"problem_type": problem} if problem else {})
         settings["architectures"] = [_architecture(checkpoint)]
         (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (partial / FACTS_NAME).write_text(
@@ -120,14 +125,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Opens a checkpoint of edgebert, or any Hugging Face sequence classifier or regressor as a `plain` one.
+    """Opens a checkpoint of edgebert, or a `plain` one of Hugging Face: a classifier, a regressor, or a reader.
 
     Raises:
         ConfigError: There is none, or it does not fit together.
     """
     folder = Path(source)
     if not (folder / FACTS_NAME).is_file():
-        return _load_classifier(str(source))
+        return _load_foreign(str(source))
     facts = _read_facts(folder / FACTS_NAME)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -143,8 +148,37 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     if config.method.get("layers") is not None:
         config = msgspec.structs.replace(config, method={**config.method, "layers": encoder.config.layers})
     model = build_model(encoder, config, len(facts.labels))
-    _load_heads(model, weights, where=str(folder))
+    _load_heads(model, weights, _names_of_heads(load_task(config.train.task), model), where=str(folder))
     return Checkpoint(model, facts, read_tokenizer(folder))
+
+
+def take_over(model: AdaptiveModel, source: str, labels: tuple[str, ...], config: RunConfig) -> bool:
+    """Gives a new model the pooling and the head of the checkpoint its encoder came from.
+
+    So that what was fine-tuned once needs no fine-tuning again. Nothing happens unless the source is a checkpoint of
+    edgebert for the same task and labels whose head has the same shape and reads the same of the hidden states.
+
+    Args:
+        model: The model; its encoder has its weights already.
+        source: The checkpoint folder.
+        labels: The labels of the model.
+        config: What the model was made from.
+
+    Returns:
+        Whether the head was taken over.
+    """
+    if not (Path(source) / FACTS_NAME).is_file():
+        return False
+    other = load_checkpoint(source)
+    same_task = (other.facts.labels, other.facts.config.train.task) == (labels, config.train.task)
+    pools = [part.pool for part in (getattr(model, "pooling", None), getattr(other.model, "pooling", None)) if part]
+    own = model.state_dict()
+    theirs = {n: w for n, w in other.model.state_dict().items() if n.startswith(("pooling.", "head."))}
+    fits = theirs and all(name in own and own[name].shape == weight.shape for name, weight in theirs.items())
+    if not (same_task and fits and len(pools) == 2 and pools[0] == pools[1]):
+        return False
+    model.load_state_dict({**own, **theirs})
+    return True
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
@@ -209,22 +243,23 @@ def _letter_case(folder: Path) -> dict[str, bool]:
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All weights; the encoder's, and the family's own head when it reads the first token, as Hugging Face names."""
+    """All weights; the encoder's, and those of a head that Hugging Face has too, as Hugging Face names them."""
     model = checkpoint.model
     weights = checkpoint_weights(model.encoder)
-    renames = _head_renames(checkpoint.facts.config, model)
+    config = checkpoint.facts.config
+    renames = _names_of_heads(load_task(config.train.task), model) if _is_ordinary(config) else ()
     for name, tensor in model.state_dict().items():
         if not name.startswith("encoder."):
-            weights[rename(name, renames) or name] = tensor
+            weights[rename(name, _reversed(renames)) or name] = tensor
     return weights
 
 
-def _load_heads(model: AdaptiveModel, weights: dict[str, Any], *, where: str) -> None:
+def _load_heads(
+    model: AdaptiveModel, weights: dict[str, Any], renames: tuple[tuple[str, str], ...], *, where: str
+) -> None:
     own = model.state_dict()
-    family = registry.load("edgebert.encoders", model.encoder.config.family)
-    back = {ours: theirs for theirs, ours in ((t, f"head.{o}") for t, o in family.HEAD_RENAMES)}
     for name in [name for name in own if not name.startswith("encoder.")]:
-        stored = name if name in weights else rename(name, tuple(back.items())) or name
+        stored = name if name in weights else rename(name, _reversed(renames)) or name
         if stored not in weights:
             raise ConfigError(f"{where}: no weight for {name}; was it trained with this method?")
         if weights[stored].shape != own[name].shape:
@@ -235,19 +270,34 @@ def _load_heads(model: AdaptiveModel, weights: dict[str, Any], *, where: str) ->
     model.load_state_dict(own)
 
 
-def _head_renames(config: RunConfig, model: AdaptiveModel) -> tuple[tuple[str, str], ...]:
-    """Ours to Hugging Face's, for a head that Hugging Face would read as we do; else nothing."""
-    if config.method_name != "plain" or config.method.get("pool", "cls") != "cls":
-        return ()
+def _is_ordinary(config: RunConfig) -> bool:
+    """Says whether a checkpoint is one that Hugging Face has a class for, and reads as we do."""
+    reads_as_theirs = config.method.get("pool", "cls") == "cls" or load_task(config.train.task).PER_TOKEN
+    return config.method_name == "plain" and reads_as_theirs
+
+
+def _names_of_heads(task: Task, model: AdaptiveModel) -> tuple[tuple[str, str], ...]:
+    """Returns Hugging Face's names and ours of the parts of a head, as prefixes."""
     family = registry.load("edgebert.encoders", model.encoder.config.family)
-    return tuple((f"head.{ours}", theirs) for theirs, ours in family.HEAD_RENAMES)
+    renames = SPAN_RENAMES if task.PER_TOKEN else family.HEAD_RENAMES
+    return tuple((theirs, f"head.{ours}") for theirs, ours in renames)
+
+
+def _reversed(renames: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((ours, theirs) for theirs, ours in renames)
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
-    if _head_renames(checkpoint.facts.config, checkpoint.model):
+    config = checkpoint.facts.config
+    if _is_ordinary(config):
         family = registry.load("edgebert.encoders", checkpoint.model.encoder.config.family)
-        return str(family.CLASSIFIER)
-    return f"EdgeBert_{checkpoint.facts.config.method_name}"
+        return f"{family.CLASS_PREFIX}{_class_suffix(load_task(config.train.task))}"
+    return f"EdgeBert_{config.method_name}"
+
+
+def _class_suffix(task: Task) -> str:
+    """Returns how the names of the classes of `transformers` for a task end, such as ForQuestionAnswering."""
+    return task.AUTO_MODEL.removeprefix("AutoModel")
 
 
 def _read_facts(path: Path) -> CheckpointFacts:
@@ -260,18 +310,23 @@ def _read_facts(path: Path) -> CheckpointFacts:
     return facts
 
 
-def _load_classifier(source: str) -> Checkpoint:
-    """Opens a Hugging Face sequence classifier or regressor as a `plain` checkpoint."""
-    settings, weights = read_classifier(source)
+def _load_foreign(source: str) -> Checkpoint:
+    """Opens a Hugging Face classifier, regressor or reader as a `plain` checkpoint."""
+    suffix = next((name.partition("For")[2] for name in read_architectures(source)), "")
+    tasks = {name: load_task(name) for name in registry.names("edgebert.tasks")}
+    fitting = [name for name, task in tasks.items() if _class_suffix(task) == f"For{suffix}"]
+    auto_model = tasks[fitting[0] if fitting else "classification"].AUTO_MODEL
+    settings, weights = read_model(source, auto_model)
     names = settings.get("id2label") or {}
     labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    task = _task_of(settings.get("problem_type"), labels, where=source)
+    task = fitting[0] if len(fitting) == 1 else _task_of(settings.get("problem_type"), labels, where=source)
+    labels = tasks[task].LABELS or labels
     encoder = build_encoder(settings, where=source)
     load_weights(encoder, weights, where=source)
     train = foreign_train_config(source, task, encoder, where=source)
     config = RunConfig(method={"name": "plain"}, train=train)
     model = build_model(encoder, config, len(labels))
-    _load_heads(model, weights, where=source)
+    _load_heads(model, weights, _names_of_heads(tasks[task], model), where=source)
     points = {"default": OperatingPoint(policy="never", knobs={})}
     facts = CheckpointFacts(labels=labels, seed=None, config=config, operating_points=points)
     return Checkpoint(model, facts, fetch_tokenizer(source))
@@ -288,7 +343,8 @@ def _task_of(problem: str | None, labels: tuple[str, ...], *, where: str) -> str
             f"{where}: has one output and no problem_type, so it may be a value or a relevance; to read it as a value, "
             'write "problem_type": "regression" into its config.json.'
         )
-    tasks = {load_task(name).PROBLEM_TYPE: name for name in registry.names("edgebert.tasks")}
+    names = {load_task(name).PROBLEM_TYPE: name for name in registry.names("edgebert.tasks")}
+    tasks = {problem: name for problem, name in names.items() if problem is not None}
     problem = problem or "single_label_classification"
     if problem not in tasks:
         raise ConfigError(f"{where}: problem_type: expected {' or '.join(sorted(tasks))}, got {problem}.")

@@ -22,9 +22,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The section `train`: what is trained from, on what, and how fast.
 
     Attributes:
-        model: Checkpoint folder or hub id of the encoder to start from.
+        model: Checkpoint folder or hub id of the encoder to start from. Of a checkpoint of edgebert for the same labels
+            the head is taken too, where the method has the same; give it the same `tuning_rows`, so that what it was
+            trained on is not what is tuned on.
         data: Folder with train and validation files, or a hub id. None: must be given on the command line.
         task: Name of a file in `edgebert/tasks`.
+        task_settings: The task's settings; their type is the task file's `Config`.
         columns: Which column of the data is which field, such as {"text": "sentence"}.
         labels: Label names in the order of the scores; F1 of two labels is that of the second. None sorts them. Of a
             regression: the one name of its value; None takes the label column's.
@@ -35,10 +38,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         head_learning_rate_factor: Heads, exits and units learn this many times faster than the encoder.
         warmup_share: Share of all steps with a rising learning rate, 0 to 1.
         weight_decay: Decoupled weight decay of the weights that are not biases or norms.
-        tuning_rows: Rows held out of train to choose the default operating point.
+        tuning_rows: Examples held out of train to choose the default operating point; questions over one passage go
+            together, and may be some more.
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
-        calibration_rows: Further rows held out of train, for methods that count something after training.
+        calibration_rows: Further examples held out of train, for methods that count something after training.
         attention_dropout: Dropout of attention probabilities in training, 0 to 1; None takes the model's own. At 0 a
             step on 400 tokens was measured twice as fast on a CPU, whose fused attention knows no dropout.
         precision: `auto` uses bf16 where the processor has it, else fp32.
@@ -47,6 +51,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     data: str | None = None
     task: str = "classification"
+    task_settings: dict[str, Any] = msgspec.field(default_factory=dict)
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     max_length: int = 128

@@ -19,7 +19,7 @@ import msgspec
 from edgebert.errors import ConfigError, DataError, require, suggestion
 
 FIELDS = ("text", "text_pair", "label")
-_VALIDATION_NAMES = ("validation", "dev", "valid", "val")
+VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
@@ -120,11 +120,16 @@ def _find_file(source: str | Path, split: str | None) -> Path | None:
     return path
 
 
+def stems_of(split: str) -> tuple[str, ...]:
+    """Returns what a split's file may be called, without its ending."""
+    return VALIDATION_NAMES if split in VALIDATION_NAMES else (split,)
+
+
 def _find_split(folder: Path, split: str | None) -> Path:
     """Returns the one file of the folder that holds the split."""
     if split is None:
         raise ConfigError(f"{folder}: is a folder: say which split to read (train, validation or test).")
-    stems = _VALIDATION_NAMES if split in _VALIDATION_NAMES else (split,)
+    stems = stems_of(split)
     suffixes = [suffix for suffix in _READERS if suffix != ".txt"]
     found = [path for stem in stems for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
     if not found:

@@ -37,6 +37,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             ", ".join(f"{knob}={value}" for knob, value in point["knobs"].items()) or "-",
             "-" if point["metric"] is None else f"{point['metric']:.4f}",
             "-" if point["mean_layers"] is None else f"{point['mean_layers']:.2f}",
+            "-" if point["cost_ratio"] is None else f"{point['cost_ratio']:.2f}",
         )
         for name, point in facts["operating_points"].items()
     ]
@@ -63,7 +64,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             f"up to {encoder['max_length']} tokens",
             f"labels: {', '.join(facts['labels'])}",
             "",
-            markdown_table(("operating point", "policy", "knobs", "metric", "layers"), points),
+            markdown_table(("operating point", "policy", "knobs", "metric", "layers", "cost"), points),
             "",
             *(["knobs:", *knobs, ""] if knobs else []),
             markdown_table(("step", "layer", "graph", "inputs", "outputs"), program),

@@ -9,13 +9,14 @@ from typing import Any
 from edgebert import frontier
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import Manifest
-from edgebert.data import Example, read_examples
+from edgebert.data import Example
 from edgebert.errors import ConfigError, DataError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.measure import Measured, measure, metric_difference
 from edgebert.output import Reporter, markdown_table
 from edgebert.policies import knob_names
-from edgebert.runtime.model import EdgeModel, find_bundle
+from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
 
@@ -73,9 +74,7 @@ def evaluate_bundle(
     task = _common_task(bundles, against)
     _check_rivals(against, bundles, task)
     _check_settings(settings or {}, bundles, policies)
-    examples = [
-        e for source in data for e in read_examples(source, split=split, columns=columns, label_kind=task.LABEL_KIND)
-    ]
+    examples = [example for source in data for example in task.read(source, split=split, columns=columns)]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
     measured: list[Measured] = []

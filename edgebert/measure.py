@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
+from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
 from edgebert.statistics import Interval, mean_interval, paired_difference, resampled_interval
 from edgebert.tasks import Task, load_task
+from edgebert.text import join_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Measured:
             metric is not a mean over texts.
         predictions: The answer, as the task counts it, such as a label's number.
         targets: What the answer should be.
-        exit_layer: The layer after which the text stopped, int64.
+        exit_layer: The layer after which the text stopped, the deepest if it took several rows, int64.
         macs: Multiply-accumulates spent, float64.
         row: The result row.
     """
@@ -76,17 +78,20 @@ def measure(
     start = time.perf_counter()
     encoded = model.encode(texts, max_length=max_length)
     tokenize_ms = (time.perf_counter() - start) * 1000 / len(texts)
+    text_of_row = np.array([row.text for row in encoded])
     model.run_encoded(encoded[:batch_size], batch_size=batch_size)
-    size = 1 if batch_size == 1 else len(encoded)
+    parts = _parts(text_of_row, batch_size)
     outcomes, seconds = [], []
     with (reporter or Reporter()).track(f"{name} {policy}", len(encoded)) as advance:
-        for first in range(0, len(encoded), size):
+        for places in parts:
+            rows = [encoded[place] for place in places]
             start = time.perf_counter()
-            outcomes.append(model.run_encoded(encoded[first : first + size], batch_size=batch_size))
+            outcomes.append(model.run_encoded(rows, batch_size=batch_size))
             seconds.append(time.perf_counter() - start)
-            advance(len(encoded[first : first + size]), "")
-    scores = np.concatenate([outcome.scores for outcome in outcomes])
-    exit_layer = np.concatenate([outcome.exit_layer for outcome in outcomes])
+            advance(len(rows), "")
+    scores = join_rows([(places, o.scores) for places, o in zip(parts, outcomes, strict=True)], len(encoded))
+    exit_layer = np.zeros(len(texts), np.int64)
+    np.maximum.at(exit_layer, text_of_row, np.concatenate([outcome.exit_layer for outcome in outcomes]))
     path = np.concatenate([outcome.path for outcome in outcomes])
     layers_run = path.sum(axis=1)
     macs = np.concatenate([outcome.macs for outcome in outcomes])
@@ -95,7 +100,7 @@ def measure(
     predicted = sum(model.predictor_rows(outcome.calls) for outcome in outcomes)
     if model.compact and executed != int(layers_run.sum()):
         raise EdgeBertError(f"{name}: claims {int(layers_run.sum())} layers, ran {executed}: a bug of the engine.")
-    predictions = task.predictions(scores)
+    predictions = task.predictions(scores, encoded)
     per_text = task.per_text(predictions, targets) if task.per_text else None
     metrics = task.metrics(predictions, targets, len(manifest.labels))
     interval = _interval(task, per_text, predictions, targets)
@@ -115,7 +120,8 @@ def measure(
         "seed": manifest.provenance.seed,
         "n": len(examples),
         **({} if correct is None else {"n_correct": int(correct.sum())}),
-        "n_truncated": sum(row.truncated for row in encoded),
+        "n_rows": len(encoded),
+        "n_truncated": len({row.text for row in encoded if row.truncated}),
         "metric_name": task.METRIC,
         "metric": metrics[task.METRIC],
         "ci_low": interval.low,
@@ -124,17 +130,25 @@ def measure(
         "mean_layers": float(layers_run.mean()),
         "layers": manifest.encoder.layers,
         "mean_predictor_calls": predicted / len(examples),
-        "mean_tokens": float(lengths.mean()),
+        "mean_tokens": float(lengths.sum() / len(texts)),
+        **_layer_tokens(outcomes, len(texts)),
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
-        "gmacs": float(macs.mean() / 1e9),
-        "gflops_fastbert": float(2 * linear_macs.mean() / 1e9),
+        "gmacs": float(macs.sum() / len(texts) / 1e9),
+        "gflops_fastbert": float(2 * linear_macs.sum() / len(texts) / 1e9),
         "exit_histogram": _histogram(layers_run, correct, manifest.encoder.layers),
         **_paths(path),
         "tokenize_ms": tokenize_ms,
-        **_latency(seconds, len(encoded), batch_size),
+        **_latency(seconds, len(texts), batch_size),
         "size_mb": model.bundle.size_bytes / 1e6,
     }
-    return Measured(per_text, predictions, targets, exit_layer, macs, row)
+    text_macs = np.bincount(text_of_row, macs, minlength=len(texts)).astype(np.float64)
+    return Measured(per_text, predictions, targets, exit_layer, text_macs, row)
+
+
+def _parts(text_of_row: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Returns the places of the rows that are timed together: all, or those of one text where each is timed alone."""
+    places = np.arange(len(text_of_row))
+    return np.split(places, np.flatnonzero(np.diff(text_of_row)) + 1) if batch_size == 1 else [places]
 
 
 def metric_difference(first: Measured, second: Measured, task: Task) -> Interval:
@@ -172,6 +186,13 @@ def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str,
         for percent in (50, 90, 99):
             row[f"p{percent}_ms"] = float(np.percentile(seconds, percent) * 1000)
     return row
+
+
+def _layer_tokens(outcomes: Sequence[Outcome], texts: int) -> dict[str, list[float]]:
+    """Returns how many tokens went on from each layer, a mean over texts; nothing where none can be dropped."""
+    counts = [outcome.layer_tokens for outcome in outcomes]
+    made = [count for count in counts if count is not None]
+    return {"mean_layer_tokens": (np.concatenate(made).sum(axis=0) / texts).tolist()} if made else {}
 
 
 def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:

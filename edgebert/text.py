@@ -1,4 +1,4 @@
-"""Texts to token ids, and token ids to batches of like length."""
+"""Texts to token ids, token ids to batches of like length, and what batches gave back to rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from edgebert.errors import BundleError, DataError
 
@@ -22,11 +22,35 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as token ids; `truncated` says whether its end was cut off."""
+    """A row: one text as token ids, or a part of one.
+
+    Attributes:
+        ids: Token ids.
+        type_ids: Segment ids.
+        truncated: Whether the end of the text was cut off.
+        text: Which of the texts encoded together it is of, counted from 0.
+    """
 
     ids: list[int]
     type_ids: list[int]
     truncated: bool
+    text: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Window(Encoded):
+    """A question with a part of its passage; `truncated` says whether the end of the question was cut off.
+
+    Attributes:
+        passage: The whole passage.
+        offsets: For each token of the passage, its first character there and the one after its last; -1 for all other
+            tokens; int64 [tokens, 2].
+        max_answer_tokens: The longest answer to look for.
+    """
+
+    passage: str
+    offsets: NDArray[np.int64]
+    max_answer_tokens: int
 
 
 class TextEncoder:
@@ -53,6 +77,11 @@ class TextEncoder:
         empty = (self._tokenizer.encode(""), self._tokenizer.encode("", ""))
         return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
 
+    def has_tokens_of(self, other: TextEncoder) -> bool:
+        """Says whether both give every token the same id."""
+        same: bool = self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
+        return same
+
     def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
         """Returns the token ids of texts or pairs.
 
@@ -66,15 +95,82 @@ class TextEncoder:
         """
         if isinstance(texts, str):
             raise DataError("expected a list of texts, got one str; write [text].")
-        limit = self.max_length if max_length is None else min(max_length, self.max_length)
-        special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        if limit <= special:
-            raise DataError(f"max_length: expected more than {special}, got {limit}.")
+        limit, _ = self._room(max_length, at_least=1)
         cleaned = [_clean(text, number) for number, text in enumerate(texts, first)]
         with self._lock:
             self._tokenizer.enable_truncation(limit)
             encodings = self._tokenizer.encode_batch(cleaned)
-        return [Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
+        return [
+            Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing), number)
+            for number, encoding in enumerate(encodings)
+        ]
+
+    def encode_windows(
+        self,
+        questions: Sequence[tuple[str, str]],
+        *,
+        overlap_tokens: int,
+        max_question_tokens: int,
+        max_answer_tokens: int,
+        max_length: int | None = None,
+        first: int = 0,
+    ) -> list[Window]:
+        """Returns questions, each with its whole passage, which takes as many windows as it needs.
+
+        Args:
+            questions: Pairs of a question and its passage.
+            overlap_tokens: How many tokens of the passage neighbouring windows share; where windows are small, half
+                of one at most.
+            max_question_tokens: Cut questions to this many tokens; where windows are small, to half of one at most.
+            max_answer_tokens: The longest answer to look for.
+            max_length: Tokens of a window; None, or more than the model's own limit, is that limit.
+            first: The number of the first question, for messages.
+
+        Raises:
+            DataError: A question or passage is not a text, or a window has no room for one token of each.
+        """
+        limit, room = self._room(max_length, at_least=2)
+        max_question_tokens = min(max_question_tokens, room // 2)
+        overlap_tokens = min(overlap_tokens, (room - max_question_tokens) // 2)
+        cleaned = [_clean_pair(pair, number) for number, pair in enumerate(questions, first)]
+        with self._lock:
+            self._tokenizer.no_truncation()
+            asked = [self._cut(question, max_question_tokens) for question, _ in cleaned]
+            self._tokenizer.enable_truncation(limit, stride=overlap_tokens, strategy="only_second")
+            pairs = [(question, passage) for question, (_, passage) in zip(asked, cleaned, strict=True)]
+            encodings = self._tokenizer.encode_batch(pairs)
+        return [
+            Window(
+                window.ids,
+                window.type_ids,
+                len(asked[number]) < len(cleaned[number][0]),
+                number,
+                passage=cleaned[number][1],
+                offsets=_passage_offsets(window),
+                max_answer_tokens=max_answer_tokens,
+            )
+            for number, encoding in enumerate(encodings)
+            for window in (encoding, *encoding.overflowing)
+        ]
+
+    def _room(self, max_length: int | None, *, at_least: int) -> tuple[int, int]:
+        """Returns the longest row in tokens, and how many of them a pair of texts may take.
+
+        Raises:
+            DataError: They are fewer than they must be.
+        """
+        limit = self.max_length if max_length is None else min(max_length, self.max_length)
+        special: int = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        if limit < special + at_least:
+            raise DataError(f"max_length: expected more than {special + at_least - 1}, got {limit}.")
+        return limit, limit - special
+
+    def _cut(self, question: str, tokens: int) -> str:
+        """Returns the longest beginning found of a question that is no more than so many tokens."""
+        while len(encoding := self._tokenizer.encode(question, add_special_tokens=False)) > tokens:
+            # Its last word may fall into other tokens once it is cut, hence the loop; each turn takes a character.
+            question = question[: min(encoding.offsets[tokens - 1][1], len(question) - 1)]
+        return question
 
     def pad(self, rows: Sequence[Encoded]) -> Values:
         """Returns a batch: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens]."""
@@ -122,6 +218,36 @@ def batches(
             stop += 1
         yield order[start:stop]
         start = stop
+
+
+def join_rows(parts: Sequence[tuple[NDArray[np.int64], NDArray[Any]]], rows: int) -> NDArray[Any]:
+    """Returns as one array what batches gave, in the order of the rows.
+
+    Where batches differ in a size behind the rows, such as that of tokens, shorter rows end in zeros.
+
+    Args:
+        parts: The places of a batch's rows, int64 [batch], and what it gave, [batch, ...]; at least one.
+        rows: How many rows there are.
+    """
+    shape = np.max([part.shape[1:] for _, part in parts], axis=0).astype(int)
+    joined = np.zeros((rows, *shape), np.result_type(*{part.dtype for _, part in parts}))
+    for places, part in parts:
+        inside = (places, *(slice(size) for size in part.shape[1:]))
+        joined[inside] = part
+    return joined
+
+
+def _passage_offsets(window: Encoding) -> NDArray[np.int64]:
+    is_passage = np.array([sequence == 1 for sequence in window.sequence_ids], np.bool_)
+    offsets: NDArray[np.int64] = np.where(is_passage[:, None], np.array(window.offsets, np.int64), -1)
+    return offsets
+
+
+def _clean_pair(pair: object, number: int) -> tuple[str, str]:
+    cleaned = _clean(pair, number) if isinstance(pair, tuple | list) else None
+    if not isinstance(cleaned, tuple):
+        raise DataError(f"text {number}: expected a question and its passage, got {type(pair).__name__}.")
+    return cleaned
 
 
 def _clean(text: object, number: int) -> Text:

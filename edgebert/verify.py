@@ -154,15 +154,25 @@ def compare(
     return parity
 
 
+def _differences(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Returns absolute differences; none where both are the same infinity."""
+    differences: NDArray[Any] = np.zeros(first.shape)
+    differs = first != second
+    differences[differs] = np.abs(first[differs] - second[differs])
+    return differences
+
+
 def _larger(largest: float, differences: NDArray[Any] | float) -> float:
     """Returns the largest of both; NaN when anything is NaN."""
     return float(np.maximum(largest, np.max(differences)))
 
 
 def _unit(name: str, output: NDArray[Any]) -> float:
-    """Returns what differences of an output are measured in: of single values the largest, at least 1; else 1."""
+    """Returns what differences of an output are measured in: of values and of sums the largest, at least 1; else 1."""
     is_value = name == "logits" and output.shape[-1] == 1
-    return float(np.maximum(1.0, np.abs(output).max())) if is_value else 1.0
+    if not is_value and name != "received":
+        return 1.0
+    return float(np.maximum(1.0, np.abs(output[np.isfinite(output)]).max(initial=0.0)))
 
 
 def _whole_model(bundle: Bundle) -> Graph | None:
@@ -219,7 +229,7 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         named = dict(zip(step.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
         real = values["attention_mask"].numpy().astype(bool)
         for name, value in named.items():
-            difference = np.abs(outputs[name] - value.numpy()) / _unit(name, value.numpy())
+            difference = _differences(outputs[name], value.numpy()) / _unit(name, value.numpy())
             largest = _larger(largest, difference[real] if name in PER_TOKEN else difference)
         values.update(named)
         if step.kind == "select" and step.choice is not None:
@@ -228,11 +238,15 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
 
 
 def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
-    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens or got another label."""
+    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens, or got another answer.
+
+    An answer is a label, or the start and the end of a span.
+    """
+    answers = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
     differs: NDArray[np.bool_] = (
         (first.path != second.path).any(axis=1)
         | (first.exit_layer != second.exit_layer)
-        | (first.scores.argmax(axis=1) != second.scores.argmax(axis=1))
+        | answers.reshape(len(answers), -1).any(axis=1)
     )
     for name, chosen in first.chosen.items():
         differs |= (chosen != second.chosen[name]).any(axis=(1, 2))

@@ -24,6 +24,7 @@ from edgebert.export import export_model
 from edgebert.methods._paths import threshold
 from edgebert.methods._program import Batch
 from edgebert.methods.dpbert import DpBert
+from edgebert.tasks import load_task
 from edgebert.text import TextEncoder
 
 # Models this small gain nothing from threads, and on a busy machine waiting for each other costs them a hundredfold.
@@ -184,16 +185,18 @@ def save_tiny_checkpoint(
         *,
         seed: int = 3,
         with_tokenizer: bool = True,
+        task: str = "classification",
         **changes: object,
     ) -> Path:
-        config = RunConfig(
-            method=method, train=TrainConfig(max_length=48), export=ExportConfig(verify_samples=16, whole_model=True)
-        )
-        model = build_model(make_encoder(seed, **changes), config, len(LABELS))
+        labels = load_task(task).LABELS or LABELS
+        small = {"overlap_tokens": 8, "max_question_tokens": 8, "max_answer_tokens": 5}
+        train = TrainConfig(max_length=48, task=task, task_settings=small if task == "question_answering" else {})
+        config = RunConfig(method=method, train=train, export=ExportConfig(verify_samples=16, whole_model=True))
+        model = build_model(make_encoder(seed, **changes), config, len(labels))
         for name, part in model.named_children():  # type: ignore[attr-defined]
             if name != "encoder":
                 scramble(part, seed + 1, 0.4)
-        facts = CheckpointFacts(labels=LABELS, seed=seed, config=config, operating_points=points)
+        facts = CheckpointFacts(labels=labels, seed=seed, config=config, operating_points=points)
         folder = tmp_path_factory.mktemp("checkpoints") / str(method["name"])
         tokenizer = {"tokenizer.json": tiny_tokenizer} if with_tokenizer else {}
         save_checkpoint(Checkpoint(model, facts, tokenizer), folder, force=False)
@@ -238,6 +241,19 @@ def dact_bundle_split(tmp_path_factory: pytest.TempPathFactory, dact_checkpoint:
 
 
 @pytest.fixture(scope="session")
+def reader_checkpoint(save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A `plain` checkpoint that answers questions, with windows of 48 tokens that share 8."""
+    points = {"default": OperatingPoint(policy="never", knobs={})}
+    return save_tiny_checkpoint({"name": "plain"}, points, task="question_answering")
+
+
+@pytest.fixture(scope="session")
+def reader_bundle(tmp_path_factory: pytest.TempPathFactory, reader_checkpoint: Path) -> Path:
+    """The bundle of `reader_checkpoint`, with its whole-model form."""
+    return export_model(reader_checkpoint, tmp_path_factory.mktemp("bundles") / "reader").path
+
+
+@pytest.fixture(scope="session")
 def geep_checkpoint(save_tiny_checkpoint: Callable[..., Path], texts: list[str], tiny_tokenizer: bytes) -> Path:
     """A `geep` checkpoint whose token table was counted on half of `texts` and sends rows to every layer."""
     knobs = {"prediction": "expect", "gain": 8.0, "offset": 0.0}
@@ -273,6 +289,36 @@ def sentiment_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             words = [*rng.choice(NEUTRAL.split(), rng.integers(1, 12)), *rng.choice(telling, rng.integers(1, 4))]
             lines.append(f"{' '.join(rng.permutation(words))}\t{LABELS[number % 2]}")
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def questions_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, validation and test.json in SQuAD's form: 60, 12 and 12 passages of two questions each.
+
+    Each passage has one word of `POSITIVE` and one of `NEGATIVE`, which are the answers; some take several windows.
+    """
+    folder = tmp_path_factory.mktemp("data") / "questions"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, passages in (("train", 60), ("validation", 12), ("test", 12)):
+        paragraphs = []
+        for number in range(passages):
+            told = {"good": str(rng.choice(POSITIVE.split())), "bad": str(rng.choice(NEGATIVE.split()))}
+            # The passage and an answer of its own word; a question's word is none of the passage's.
+            fillers = rng.choice([w for w in NEUTRAL.split() if w not in told], 60 if number % 10 == 9 else 12)
+            context = " ".join(rng.permutation([*fillers, *told.values()]))
+            qas = [
+                {
+                    "id": f"{split}-{number}-{asked}",
+                    "question": f"which is {asked} ?",
+                    "answers": [{"text": word, "answer_start": f" {context} ".index(f" {word} ")}] * 2,
+                }
+                for asked, word in told.items()
+            ]
+            paragraphs.append({"context": context, "qas": qas})
+        squad = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+        (folder / f"{split}.json").write_text(json.dumps(squad), encoding="utf-8")
     return folder
 
 

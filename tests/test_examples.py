@@ -1,9 +1,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.export import export_model
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
@@ -22,6 +26,14 @@ def test_answer_texts(dact_bundle: Path) -> None:
     assert len(re.findall(r"after [123] layers: ", out)) == 2
 
 
+def test_answer_questions(reader_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "passage.txt").write_text("a good film about the camera", encoding="utf-8")
+
+    out = _run("answer_questions.py", reader_bundle, tmp_path / "passage.txt", "which is good ?", "about what ?")
+
+    assert len(re.findall(r"^\w.* \(0\.\d{3}, characters \d+ to \d+\): .* \?$", out, flags=re.MULTILINE)) == 2
+
+
 def test_sweep_threshold(dact_bundle: Path, sentiment_data: Path) -> None:
     lines = _run("sweep_threshold.py", dact_bundle, sentiment_data / "test.tsv").splitlines()
 
@@ -29,6 +41,20 @@ def test_sweep_threshold(dact_bundle: Path, sentiment_data: Path) -> None:
     assert len(layers) == 5
     assert layers == sorted(layers)
     assert layers[0] < layers[-1]
+
+
+def test_keep_fewer_tokens(save_tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    points = {
+        "default": OperatingPoint(policy="lengths", knobs={"lengths": "0.75,0.5"}),
+        "all": OperatingPoint(policy="never", knobs={}),
+    }
+    export_model(save_tiny_checkpoint({"name": "dynamic_tinybert"}, points), tmp_path / "bundle")
+
+    lines = _run("keep_fewer_tokens.py", tmp_path / "bundle", "a good movie with a warm cast").splitlines()
+
+    assert [line.partition(": ")[0] for line in lines] == ["all", "default", "half, then a quarter"]
+    assert "tokens 7, 5, 5 of 9" in lines[1]
+    assert "tokens 9, 9, 9 of 9, 1.00 of the cost" in lines[0]
 
 
 def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: Path) -> None:

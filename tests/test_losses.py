@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from edgebert.losses import mean_cross_entropy, mean_distillation, normalised_entropy, probability_nll, task_loss
+from edgebert.losses import (
+    is_right,
+    mean_cross_entropy,
+    mean_distillation,
+    normalised_entropy,
+    probability_nll,
+    task_loss,
+)
 
 LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
 
@@ -96,3 +103,41 @@ def test_probability_nll_of_zero_is_finite() -> None:
     loss = probability_nll(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
 
     assert loss.item() == pytest.approx(-math.log(1e-8))
+
+
+def _spans(*lengths: int) -> torch.Tensor:
+    """Logits of spans of rows of so many tokens, padding at its score."""
+    tokens = max(lengths)
+    logits = torch.randn(len(lengths), tokens, 2, generator=torch.Generator().manual_seed(0))
+    return logits.masked_fill((torch.arange(tokens) >= torch.tensor(lengths)[:, None])[:, :, None], -1e4)
+
+
+def test_task_loss_of_spans_is_the_mean_of_both_ends_over_real_tokens() -> None:
+    logits, labels = _spans(4, 2), torch.tensor([[1, 3], [0, 0]])
+
+    loss = task_loss(logits, labels)
+
+    terms = [-logits[r, :n, end].log_softmax(0)[labels[r, end]] for r, n in ((0, 4), (1, 2)) for end in (0, 1)]
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_mean_distillation_of_spans_is_the_mean_of_both_ends_over_real_tokens() -> None:
+    teacher, student = _spans(4, 2), _spans(4, 2).roll(1, dims=2) * 0.5
+
+    loss = mean_distillation([student, teacher], teacher)
+
+    terms = []
+    for row, tokens in ((0, 4), (1, 2)):
+        for end in (0, 1):
+            p, q = (x[row, :tokens, end].double().log_softmax(0) for x in (teacher, student))
+            terms.append((p.exp() * (p - q)).sum())
+    # The teacher itself, the second student, is at distance 0.
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item() / 2, rel=1e-5)
+
+
+def test_is_right_needs_both_ends() -> None:
+    logits = torch.zeros(3, 4, 2)
+    logits[:, 1, 0] = logits[:, 2, 1] = 1.0
+
+    assert is_right(logits, torch.tensor([[1, 2], [1, 1], [0, 2]])).tolist() == [True, False, False]
+    assert is_right(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1])).tolist() == [True, False]

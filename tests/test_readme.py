@@ -5,9 +5,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from edgebert import registry
+from edgebert.checkpoint import build_model
+from edgebert.config import RunConfig, TrainConfig
+from edgebert.encoders._blocks import Encoder, EncoderConfig
+from edgebert.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,7 +25,12 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 @pytest.fixture
 def workplace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_hf_folder: Path, sentiment_data: Path, dact_bundle: Path
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_hf_folder: Path,
+    sentiment_data: Path,
+    questions_data: Path,
+    dact_bundle: Path,
 ) -> Path:
     """A folder where the README's relative names exist; options not given there make the model tiny."""
     for config in shutil.copytree(ROOT / "export_configs", tmp_path / "export_configs").glob("*.yaml"):
@@ -27,6 +39,7 @@ def workplace(
         assert replaced == 1
         config.write_text(settings, encoding="utf-8")
     shutil.copytree(sentiment_data, tmp_path / "sst2")
+    shutil.copytree(questions_data, tmp_path / "squad")
     shutil.copytree(dact_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEBERT_TRAIN_MODEL", str(tiny_hf_folder))
@@ -81,6 +94,35 @@ def test_readme_names_every_kind_of_variant(folder: str) -> None:
 )
 def test_readme_names_every_method_and_policy(name: str) -> None:
     assert f"| `{name}` |" in README
+
+
+def test_readme_says_what_runs(
+    make_encoder: Callable[..., Encoder], family_config: Callable[..., EncoderConfig]
+) -> None:
+    families = {name: make_encoder(**vars(family_config(name))) for name in registry.names("edgebert.encoders")}
+    tasks = registry.names("edgebert.tasks")
+
+    def cell(method: str, task: str) -> str:
+        if task not in registry.load("edgebert.methods", method).TASKS:
+            return "-"
+        config = RunConfig(method={"name": method}, train=TrainConfig(task=task))
+        n_labels = {"regression": 1}.get(task, 2)
+        runs = [name for name, encoder in families.items() if _builds(encoder, config, n_labels)]
+        return "all six" if runs == list(families) else ", ".join(runs)
+
+    assert len(families) == 6
+    rows = [(f"`{method}`", *(cell(method, task) for task in tasks)) for method in registry.names("edgebert.methods")]
+    table = [("", *tasks), ("---",) * (len(tasks) + 1), *rows]
+    expected = "\n".join(f"| {' | '.join(row)} |" for row in table)
+    assert expected in README, f"the README should have this table:\n{expected}"
+
+
+def _builds(encoder: Encoder, config: RunConfig, n_labels: int) -> bool:
+    try:
+        build_model(encoder, config, n_labels).steps()
+    except ConfigError:
+        return False
+    return True
 
 
 def test_readme_files_exist() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebert.errors import BundleError, DataError
-from edgebert.text import TextEncoder, batches
+from edgebert.text import TextEncoder, batches, join_rows
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,17 @@ def test_batches_of_unsorted_rows_are_cut_where_the_depth_changes() -> None:
     groups = batches([3] * 4, max_rows=8, max_tokens=99, sort=False, depths=depths, cut_depths=True)
 
     assert [group.tolist() for group in groups] == [[0, 1], [2], [3]]
+
+
+def test_join_rows_puts_batches_of_different_sizes_together() -> None:
+    first = (np.array([2, 0]), np.array([[[1.0], [2.0]], [[3.0], [4.0]]], np.float32))
+    second = (np.array([1]), np.array([[[5.0], [6.0], [7.0]]], np.float32))
+
+    joined = join_rows([first, second], 3)
+
+    assert joined[..., 0].tolist() == [[3.0, 4.0, 0.0], [5.0, 6.0, 7.0], [1.0, 2.0, 0.0]]
+    assert joined.dtype == np.float32
+
+
+def test_encode_numbers_the_texts(encoder: TextEncoder) -> None:
+    assert [row.text for row in encoder.encode(["a", "b", "c"], first=7)] == [0, 1, 2]

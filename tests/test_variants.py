@@ -11,7 +11,7 @@ from edgebert import registry
 from edgebert.config import decode, read_config
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.policies import ExitPosition, make_policy
-from edgebert.tasks import Task, load_task
+from edgebert.tasks import Task, load_task, task_settings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "export_configs").glob("*.yaml"))
@@ -68,6 +68,9 @@ def test_configuration_loads_strictly(path: Path) -> None:
     assert config.train.task in method.TASKS
     # Complete on its own: every setting of the method is written down.
     assert set(config.method_settings()) == {field.name for field in msgspec.structs.fields(type(settings))}
+    task = load_task(config.train.task)
+    task_settings(task, config.train.task_settings, where=path.name)
+    assert set(config.train.task_settings) == {field.name for field in msgspec.structs.fields(task.Config)}
 
 
 @pytest.mark.parametrize("name", registry.names("edgebert.policies"))
@@ -129,14 +132,24 @@ def test_task_defines_its_names(name: str) -> None:
     assert verbs >= {"label_names", "encode_targets", "predictions", "metrics"}
     assert all(callable(getattr(task, verb)) for verb in verbs)
     assert isinstance(task.METRIC, str)
-    assert isinstance(task.PROBLEM_TYPE, str)
-    assert task.LABEL_KIND in ("class", "number")
+    assert task.ASKED in ("texts", "questions")
+    assert all(isinstance(text, str) for text in (task.CALL, task.ARGUMENTS, task.PIPELINE_TAG))
+    assert task.AUTO_MODEL.startswith("AutoModelFor")
+    assert task.PROBLEM_TYPE is None or isinstance(task.PROBLEM_TYPE, str)
+    assert (task.LABELS is None) == (not task.PER_TOKEN)
+    assert issubclass(task.Config, msgspec.Struct)
     assert isinstance(task.HAS_PROBABILITIES, bool)
     assert task.per_text is None or callable(task.per_text)
 
 
 @pytest.mark.parametrize("name", registry.names("edgebert.tasks"))
-@pytest.mark.parametrize("verb", ["label_names", "check_labels", "encode_targets", "answer", "metric", "metrics"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("read", "read_line", "groups", "label_names", "check_labels", "encode", "encode_targets", "row_targets"),
+        *("values", "ranked", "predictions", "metric", "metrics", "agreement"),
+    ],
+)
 def test_task_takes_what_callers_give(name: str, verb: str) -> None:
     given, expected = (inspect.signature(getattr(owner, verb)) for owner in (load_task(name), Task))
 

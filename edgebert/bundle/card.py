@@ -5,19 +5,23 @@ from __future__ import annotations
 from edgebert.bundle.manifest import Manifest
 
 
-def write_card(manifest: Manifest, name: str) -> str:
+def write_card(
+    manifest: Manifest, name: str, *, tag: str = "text-classification", call: str = 'model("a text")'
+) -> str:
     """Returns the text of the model card.
 
     Args:
         manifest: The bundle's manifest.
         name: What the bundle is called.
+        tag: What the hub calls the task.
+        call: How the model is called.
     """
     facts = manifest.encoder
     labels = ", ".join(manifest.labels[:8]) + (", ..." if len(manifest.labels) > 8 else "")
     lines = [
         "---",
         "library_name: edgebert",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {tag}",
         "---",
         f"# {name}",
         "",
@@ -27,20 +31,22 @@ def write_card(manifest: Manifest, name: str) -> str:
         "```python",
         "from edgebert import EdgeModel",
         f'model = EdgeModel.from_pretrained("{name}")',
-        'print(model("a text").to_dict())',
+        f"print({call}.to_dict())",
         "```",
         "",
         f"Encoder: {facts.family}, {facts.layers} layers, hidden size {facts.hidden_size}, "
         f"up to {facts.max_length} tokens. Precision {manifest.precision}, opset {manifest.opset}.",
         "",
-        "| operating point | policy | knobs | metric | layers | chosen on |",
-        "|---|---|---|---|---|---|",
+        "| operating point | policy | knobs | metric | layers | cost | chosen on |",
+        "|---|---|---|---|---|---|---|",
     ]
     for point_name, point in manifest.operating_points.items():
         knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items()) or "-"
         metric = "-" if point.metric is None else f"{point.metric:.4f}"
         layers = "-" if point.mean_layers is None else f"{point.mean_layers:.2f}"
-        lines.append(f"| {point_name} | {point.policy} | {knobs} | {metric} | {layers} | {point.chosen_on or '-'} |")
+        cost = "-" if point.cost_ratio is None else f"{point.cost_ratio:.2f}"
+        chosen_on = point.chosen_on or "-"
+        lines.append(f"| {point_name} | {point.policy} | {knobs} | {metric} | {layers} | {cost} | {chosen_on} |")
     if manifest.parity is not None:
         parity = manifest.parity
         lines += [

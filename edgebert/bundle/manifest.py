@@ -22,7 +22,7 @@ MANIFEST_NAME = "edgebert.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 StepKind = Literal["embed", "plan", "gate", "select", "layer", "drop", "restore", "exit", "head"]
-Part = Literal["whole", "attention", "feed_forward"]
+Part = Literal["whole", "fused", "attention", "feed_forward"]
 NO_GRAPH = ("drop", "restore")
 """Kinds of steps that the runtime does by itself."""
 
@@ -65,7 +65,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         inputs: Values it reads.
         outputs: Values it makes.
         macs: What it costs every row it runs on.
-        part: Which part of its layer a `layer` step is; a layer in parts has one `attention` and one `feed_forward`.
+        part: Which part of its layer a `layer` step is. A layer in parts has one `attention` and one `feed_forward`;
+            before them it may have all of it as one graph, `fused`, to run in their place when nothing comes between.
         choice: The value, bool [rows, choices], that says which of its optional pieces run: a `select` step makes it,
             a `layer` step reads it.
         choices: How many pieces there are to choose from.
@@ -172,7 +173,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         method: The method's name.
         method_settings: Its settings.
         task: Name of a file in `edgebert/tasks`.
-        labels: The label names, in the order of the scores; of a regression, the name of its one value.
+        task_settings: Its settings.
+        labels: The label names, in the order of the scores; of a regression, the name of its one value; of question
+            answering, those of a token's two scores.
         encoder: The encoder's shape.
         program: The steps, in order.
         rule: The method's own rule, whose full-depth answer the policy `never` gives.
@@ -190,6 +193,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     method: str
     method_settings: dict[str, Any]
     task: str
+    task_settings: dict[str, Any]
     labels: tuple[str, ...]
     encoder: EncoderFacts
     program: tuple[Step, ...]
@@ -299,5 +303,7 @@ def _check_step(step: Step, manifest: Manifest, *, can_skip: bool, what: str) ->
         raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
     if (step.choice is None) != (step.choices < 1) or (step.kind == "select" and step.choice is None):
         raise BundleError(f"{what}: a choice and the number of its pieces go together.")
+    if step.part == "fused" and not any(s.kind == "drop" and s.layer == step.layer for s in manifest.program):
+        raise BundleError(f"{what}: a fused layer stands in for parts between which tokens are dropped.")
     if can_skip and (step.part != "whole" or step.kind in ("select", "drop")):
         raise BundleError(f"{what}: a program that leaves layers out must have them whole.")

@@ -87,13 +87,28 @@ def rename(name: str, renames: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def read_classifier(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads settings and weights of a Hugging Face sequence-classification checkpoint.
+def read_architectures(source: str) -> list[str]:
+    """Returns the classes of `transformers` that a checkpoint says it is of; none where it does not say, or is none."""
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(source).architectures or []
+    except (OSError, ValueError, KeyError):
+        return []  # opening it says what is wrong
+
+
+def read_model(source: str, auto_class: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads settings and weights of a Hugging Face checkpoint with a head.
+
+    Args:
+        source: A checkpoint folder or hub id.
+        auto_class: The class of `transformers` that opens it, such as AutoModelForSequenceClassification.
 
     Raises:
         ConfigError: It cannot be opened as one.
     """
-    return _read(source, "AutoModelForSequenceClassification", "it is no trained classifier")
+    kinds = {"AutoModelForSequenceClassification": "classifier"}
+    return _read(source, auto_class, f"it is no trained {kinds.get(auto_class, auto_class)}")
 
 
 def _read(

@@ -19,7 +19,7 @@ from edgebert.encoders._settings import COMMON, EMBEDDING_RENAMES, read_settings
 from edgebert.errors import ConfigError
 
 PREFIX = "albert."
-CLASSIFIER = "AlbertForSequenceClassification"
+CLASS_PREFIX = "Albert"
 
 _LAYER = "encoder.albert_layer_groups.{layer}.albert_layers.0."
 RENAMES = (

@@ -14,7 +14,7 @@ from edgebert.encoders._blocks import EncoderConfig
 from edgebert.encoders._settings import COMMON, EMBEDDING_RENAMES, LAYER_RENAMES, read_settings, write_settings
 
 PREFIX = "bert."
-CLASSIFIER = "BertForSequenceClassification"
+CLASS_PREFIX = "Bert"
 
 RENAMES = (*EMBEDDING_RENAMES, *LAYER_RENAMES)
 """Pairs of (the checkpoint's name, our name), both as prefixes inside the encoder; read in either direction."""

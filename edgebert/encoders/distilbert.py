@@ -17,7 +17,7 @@ from edgebert.encoders._blocks import EncoderConfig
 from edgebert.encoders._settings import EMBEDDING_RENAMES, read_settings, write_settings
 
 PREFIX = "distilbert."
-CLASSIFIER = "DistilBertForSequenceClassification"
+CLASS_PREFIX = "DistilBert"
 
 RENAMES = (
     *(pair for pair in EMBEDDING_RENAMES if "token_type" not in pair[0]),

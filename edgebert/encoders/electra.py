@@ -15,7 +15,7 @@ from edgebert.encoders._blocks import EncoderConfig
 from edgebert.encoders._settings import COMMON, EMBEDDING_RENAMES, LAYER_RENAMES, read_settings, write_settings
 
 PREFIX = "electra."
-CLASSIFIER = "ElectraForSequenceClassification"
+CLASS_PREFIX = "Electra"
 
 RENAMES = (*EMBEDDING_RENAMES, ("embeddings_project.", "embeddings.widen."), *LAYER_RENAMES)
 """Pairs of (the checkpoint's name, our name), both as prefixes inside the encoder; read in either direction."""

@@ -17,7 +17,7 @@ from edgebert.encoders._settings import COMMON, EMBEDDING_RENAMES, LAYER_RENAMES
 from edgebert.errors import ConfigError
 
 PREFIX = "roberta."
-CLASSIFIER = "RobertaForSequenceClassification"
+CLASS_PREFIX = "Roberta"
 
 RENAMES = (*EMBEDDING_RENAMES, *LAYER_RENAMES)
 """Pairs of (the checkpoint's name, our name), both as prefixes inside the encoder; read in either direction."""

@@ -12,9 +12,9 @@ from edgebert.encoders import roberta
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.encoders.roberta import HEAD_RENAMES, PREFIX, RENAMES, ClassificationHead
 
-__all__ = ["CLASSIFIER", "HEAD_RENAMES", "PREFIX", "RENAMES", "ClassificationHead", "read_config", "write_config"]
+__all__ = ["CLASS_PREFIX", "HEAD_RENAMES", "PREFIX", "RENAMES", "ClassificationHead", "read_config", "write_config"]
 
-CLASSIFIER = "XLMRobertaForSequenceClassification"
+CLASS_PREFIX = "XLMRoberta"
 
 
 def read_config(settings: dict[str, Any], *, where: str) -> EncoderConfig:

@@ -28,7 +28,7 @@ from edgebert.bundle.manifest import (
     encode_manifest,
 )
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint
-from edgebert.config import ExportConfig, RunConfig, decode
+from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError
 from edgebert.export.link import GraphPlan, plan_graphs
@@ -37,6 +37,7 @@ from edgebert.export.shapes import PREFIX, random_encoder
 from edgebert.export.trace import graph_outputs, trace_module
 from edgebert.methods._pieces import PiecewisePart
 from edgebert.output import Reporter
+from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
@@ -55,7 +56,7 @@ def export_model(
     """Exports a checkpoint and publishes the bundle once it agrees with torch.
 
     Args:
-        source: A checkpoint folder, a Hugging Face sequence classifier, or `random:SHAPE`.
+        source: A checkpoint folder, a Hugging Face classifier, regressor or reader, or `random:SHAPE`.
         bundle: The bundle folder to make.
         method: For `random:SHAPE`, the method; else None.
         settings: How to export; None takes the checkpoint's own.
@@ -133,7 +134,9 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
         f"{parity.differing_decisions} of {parity.decisions} decisions differ"
     )
     manifest = msgspec.structs.replace(manifest, parity=parity)
-    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, write_card(manifest, name).encode())}
+    task = load_task(manifest.task)
+    card = write_card(manifest, name, tag=task.PIPELINE_TAG, call=task.CALL)
+    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, card.encode())}
     manifest = msgspec.structs.replace(manifest, files=files)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
@@ -188,6 +191,7 @@ def _manifest(
         method=facts.config.method_name,
         method_settings=msgspec.to_builtins(method_config),
         task=facts.config.train.task,
+        task_settings=_task_settings(facts.config.train),
         labels=facts.labels,
         encoder=EncoderFacts(
             family=shape.family,
@@ -215,6 +219,12 @@ def _manifest(
         files=files,
         provenance=Provenance(versions=_versions(), seed=facts.seed),
     )
+
+
+def _task_settings(train: TrainConfig) -> dict[str, Any]:
+    settings = task_settings(load_task(train.task), train.task_settings, where="config", prefix="train.task_settings.")
+    written: dict[str, Any] = msgspec.to_builtins(settings)
+    return written
 
 
 def _versions() -> dict[str, str]:

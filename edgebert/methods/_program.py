@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,9 @@ from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Embeddings, Encoder, EncoderConfig, Layer
 
 Pool = Literal["mean", "attention", "cls"]
+
+PADDING_SCORE = -1.0e4
+"""The score of padding where every token has scores: its probability is 0, and half precision can hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class CompiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Token ids of some rows, int64 [batch, tokens], and in training their labels as the task has them, [batch]."""
+    """Token ids of some rows, int64 [batch, tokens], and in training the labels, [batch, ...], as the task has them."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -87,21 +90,47 @@ class Stage:
     before: Callable[[], None] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LengthSearch:
+    """How the tokens that go on from each layer are searched for after training.
+
+    Attributes:
+        algorithm: `evolution`, or one of optuna's samplers.
+        evaluations: How many lengths are measured at most.
+        answer_at: Answers a batch, of which each layer passes on that many tokens of each row, int64 [batch].
+    """
+
+    algorithm: Literal["evolution", "tpe", "nsga2"]
+    evaluations: int
+    answer_at: Callable[[Batch, Sequence[Tensor]], Tensor]
+
+
 class AdaptiveModel(nn.Module, abc.ABC):
     """A method's model: an encoder with whatever the method adds."""
 
     encoder: Encoder
     n_labels: int
+    """How many labels there are, or scores of a token; 1 is a value."""
     calibrates = False
     """Whether `calibrate` needs rows that training has not seen."""
+    learns_from: str | None = None
+    """What it learns from in training: a checkpoint folder, hub id or embedded name; None when from labels alone."""
 
     @abc.abstractmethod
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Returns the full-depth answer, float [batch, labels], logits or log-probabilities."""
+        """Returns the full-depth answer: logits or log-probabilities, float [batch, labels] or [batch, tokens, 2]."""
 
     @abc.abstractmethod
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns the stages of its training, in order."""
+
+    @property
+    def length_search(self) -> LengthSearch | None:
+        """The search for operating points that drop tokens; None where points are chosen from policies' grids."""
+        return None
+
+    def learn_from(self, teacher: AdaptiveModel | None) -> None:
+        """Takes the teacher for the training; None forgets it, with whatever served to learn from it."""
 
     def calibrate(self, batches: Iterable[Batch], special_ids: Collection[int]) -> None:
         """Sets what is counted rather than trained, after the last stage, without gradients or dropout.
@@ -117,21 +146,23 @@ class AdaptiveModel(nn.Module, abc.ABC):
 
 
 class Pooling(nn.Module):
-    """One vector per row from its tokens: masked mean, learned attention, or the first token."""
+    """One vector per row from its tokens: masked mean, learned attention, or the first token; `none` is all of them."""
 
-    def __init__(self, pool: Pool, hidden_size: int) -> None:
+    def __init__(self, pool: Pool | Literal["none"], hidden_size: int) -> None:
         super().__init__()
         self.pool = pool
         if pool == "attention":
             self.score = nn.Linear(hidden_size, 1)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns float [batch, hidden]; padding has no influence.
+        """Returns float [batch, hidden], in which padding has no influence; with `none` the hidden states.
 
         Args:
             hidden: Hidden states, float [batch, tokens, hidden].
             attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
         """
+        if self.pool == "none":
+            return hidden
         if self.pool == "cls":
             return hidden[:, 0]
         mask = attention_mask.to(hidden.dtype)
@@ -196,6 +227,60 @@ def layer_step(layer: Layer, index: int, config: EncoderConfig) -> CompiledStep:
     )
 
 
+def dropping_steps(
+    layer: Layer, attention: nn.Module, index: int, config: EncoderConfig
+) -> tuple[CompiledStep, CompiledStep, CompiledStep, CompiledStep]:
+    """Returns the steps of one layer that can drop tokens between its parts; `index` counts from 0.
+
+    Args:
+        layer: The layer.
+        attention: Gives `attended` and `received` of hidden states and their mask, from the layer's own attention.
+        index: The layer's number.
+        config: The encoder's shape.
+    """
+    width, expanded = config.hidden_size, config.feed_forward_size
+    fused = layer_step(layer, index, config)
+    first = replace(
+        fused,
+        file=fused.file.replace("layer", "attention"),
+        module=attention,
+        outputs=("attended", "received"),
+        macs=Macs(token=4 * width * width, token_pair=2 * width),
+        part="attention",
+    )
+    drop = replace(
+        fused,
+        kind="drop",
+        file="drop",
+        module=None,
+        inputs=("hidden", "attended", "received", "attention_mask"),
+        outputs=("attended", "attention_mask"),
+        macs=Macs(),
+    )
+    second = replace(
+        fused,
+        file=fused.file.replace("layer", "feed_forward"),
+        module=layer.feed_forward,
+        inputs=("attended",),
+        macs=Macs(token=2 * width * expanded),
+        part="feed_forward",
+    )
+    return replace(fused, part="fused"), first, drop, second
+
+
+def restore_step(config: EncoderConfig) -> CompiledStep:
+    """Returns the step that puts every token that was dropped back in its place."""
+    return CompiledStep(
+        kind="restore",
+        layer=config.layers,
+        file="restore",
+        module=None,
+        inputs=("hidden", "attention_mask"),
+        outputs=("hidden", "attention_mask"),
+        macs=Macs(),
+    )
+
+
 def exit_steps(
     encoder: Encoder, exits: Iterable[nn.Module], macs: Macs, outputs: tuple[str, ...] = ("logits",)
 ) -> list[CompiledStep]:
@@ -234,14 +319,20 @@ class HeadStep(nn.Module):
         self.head = head
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns logits, float [batch, labels], of hidden states, float [batch, tokens, hidden]."""
-        return self.head(self.pooling(hidden, attention_mask))
+        """Returns logits, float [batch, labels], of hidden states, float [batch, tokens, hidden].
+
+        A head that reads every token gives float [batch, tokens, outputs], `PADDING_SCORE` for padding.
+        """
+        logits = self.head(self.pooling(hidden, attention_mask))
+        return logits if logits.ndim == 2 else logits.masked_fill(attention_mask[:, :, None] == 0, PADDING_SCORE)
 
 
 def head_step(
     pooling: Pooling, head: nn.Module, config: EncoderConfig, n_labels: int, *, may_link: bool = False
 ) -> CompiledStep:
-    """Returns the step that answers every row after the last layer, with a head of the family's own shape."""
+    """Returns the step that answers every row after the last layer, with a pooling and a head that `new_head` made."""
+    width = config.hidden_size
+    per_token = pooling.pool == "none"
     return CompiledStep(
         kind="head",
         layer=config.layers,
@@ -249,7 +340,7 @@ def head_step(
         module=HeadStep(pooling, head),
         inputs=("hidden", "attention_mask"),
         outputs=("logits",),
-        macs=Macs(row=config.hidden_size * (config.hidden_size + n_labels)),
+        macs=Macs(token=width * n_labels) if per_token else Macs(row=width * (width + n_labels)),
         may_link=may_link,
     )
 

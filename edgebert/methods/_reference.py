@@ -86,6 +86,8 @@ def _embed(run: _Run, step: CompiledStep) -> None:
 
 
 def _layer(run: _Run, step: CompiledStep) -> None:
+    if step.part == "fused":
+        return  # its parts follow
     runs = torch.from_numpy(run.wanted[:, step.layer - 1].copy())
     for name, value in run.compute(step).items():
         if name == "hidden":  # of tokens that were dropped it stays as it was

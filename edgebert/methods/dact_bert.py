@@ -48,7 +48,10 @@ STAGES = ("fine_tune", "joint")
 POLICIES = ("halting", "confidence", "fixed", "never")
 WHOLE_MODEL = False
 TASKS = ("classification",)
-REFUSES = {"regression": "its halting bound compares label probabilities, which a single value does not have"}
+REFUSES = {
+    "regression": "its halting bound compares label probabilities, which a single value does not have",
+    "question_answering": "its halting bound compares the probabilities of labels, and a span has those of every token",
+}
 HALT_SLOPE = 12.0
 """Start value of the slope: h falls from 0.9 to 0.1 while the normalised entropy falls by about a third."""
 

@@ -30,7 +30,10 @@ STAGES = ("fine_tune", "exits")
 POLICIES = ("entropy", "confidence", "fixed", "never")
 WHOLE_MODEL = False
 TASKS: tuple[str, ...] = ("classification",)
-REFUSES = {"regression": "its exits stop by entropy, which a single value does not have"}
+REFUSES = {
+    "regression": "its exits stop by entropy, which a single value does not have",
+    "question_answering": "its exits stop by the entropy of labels, and a span has two distributions over tokens",
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,8 +12,8 @@ A realisation of the published idea; only the abstract was to be had, so the pla
   (`shared_planner`). With `pool: cls` the first one, and one for all, reads the masked mean: at the embeddings the
   first token is the same for every input.
 - `planner_input: uncertainty` also shows it how undecided the head would be if the path ended here (the normalised
-  entropy of the head's answer, no gradient through it); `state` shows the pooled state alone. Not for regression, and
-  not for `upfront`, which sees no answer.
+  entropy of the head's answer, no gradient through it); `state` shows the pooled state alone. Not for regression and
+  question answering, and not for `upfront`, which sees no answer.
 - Four stages: fine-tuning; path-robust tuning with every layer left out with `skip_probability` and, for half of the
   rows, everything after a random layer; the planner alone; everything together.
 - The teacher of a path is the same model with every layer, not a frozen copy. `full_loss` keeps it one: from the second
@@ -41,12 +41,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgebert import registry
 from edgebert.bundle.manifest import Macs, StepKind
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
 from edgebert.errors import ConfigError
-from edgebert.losses import mean_distillation, normalised_entropy, task_loss
+from edgebert.losses import is_right, mean_distillation, normalised_entropy, task_loss
+from edgebert.methods._heads import new_head
 from edgebert.methods._paths import (
     log_probability,
     mean_entropy,
@@ -76,7 +76,7 @@ from edgebert.methods._program import (
 STAGES = ("fine_tune", "path_robust", "planner", "joint")
 POLICIES = ("bypass", "path", "fixed", "never")
 WHOLE_MODEL = False
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", "question_answering")
 REFUSES: dict[str, str] = {}
 
 INCLUDE_BIAS = 2.0
@@ -93,7 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         planner: `sequential` decides before each layer, `upfront` before the first.
         estimator: How the planner gets a gradient: `st_gumbel` or `reinforce`.
         executed_share: Share of the layers that training aims at, 0 to 1. Not used by `reinforce`.
-        pool: What the planner and the head read of the hidden states.
+        pool: What the planner and the head read of the hidden states; in question answering the head reads all.
         planner_input: `state`, or also the `uncertainty` of the head's answer at that point. None is `uncertainty`
             where a planner sees an answer that can be undecided: `sequential`, for classification.
         planner_width: Width of a planner's hidden layer.
@@ -196,7 +196,7 @@ class Walk:
     """One pass of a batch along its paths.
 
     Attributes:
-        logits: The head's answer, float [batch, labels].
+        logits: The head's answer, float [batch, labels] or [batch, tokens, 2].
         include_logits: The planner's, of running each layer, float [batch, layers].
         chosen: What the planner decided, 0 or 1, float [batch, layers].
         executed: What was run, 0 or 1: the same, but no path is empty.
@@ -213,17 +213,13 @@ class Walk:
 class DpBert(AdaptiveModel):
     """An encoder, a planner, and one head."""
 
-    def __init__(self, encoder: Encoder, config: Config, n_labels: int) -> None:
+    def __init__(self, encoder: Encoder, config: Config, n_labels: int, *, per_token: bool) -> None:
         super().__init__()
         shape = encoder.config
-        family = registry.load("edgebert.encoders", shape.family)
         self.encoder = encoder
         self.config = config
         self.n_labels = n_labels
-        self.pooling = Pooling(config.pool, shape.hidden_size)
-        self.head = family.ClassificationHead(shape, n_labels)
-        initialise(self.pooling)
-        initialise(self.head)
+        self.pooling, self.head = new_head(shape, config.pool, n_labels, per_token=per_token)
         if config.planner == "upfront":
             self.planner: nn.Module = PathPlanner(shape, config)
         elif config.shared_planner:
@@ -235,7 +231,7 @@ class DpBert(AdaptiveModel):
             self.planner = nn.ModuleList(LayerPlanner(shape, config, pool) for pool in pools)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Returns the logits of the path of all layers, float [batch, labels]."""
+        """Returns the logits of the path of all layers, float [batch, labels] or [batch, tokens, 2]."""
         return self._answer(self.encoder(input_ids, attention_mask, token_type_ids)[-1], attention_mask)
 
     def gate(self, index: int) -> Gate:
@@ -345,11 +341,11 @@ class DpBert(AdaptiveModel):
         return Walk(logits=answer, include_logits=include_logits, chosen=chosen, executed=executed, free=free)
 
     def _answer(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.head(self.pooling(hidden, attention_mask))
+        return HeadStep(self.pooling, self.head)(hidden, attention_mask)
 
     def _reward(self, walk: Walk, batch: Batch) -> Tensor:
-        is_right = walk.logits.argmax(dim=-1) == batch.labels
-        return reward(walk.executed.mean(dim=1), is_right, self.config.wrong_penalty)
+        assert batch.labels is not None
+        return reward(walk.executed.mean(dim=1), is_right(walk.logits, batch.labels), self.config.wrong_penalty)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Returns the task's loss on paths, the distance from the answer of all layers, and the task's loss on that."""
@@ -442,20 +438,31 @@ def _decision(kind: StepKind, layer: int, file: str, module: nn.Module, macs: in
     )
 
 
-def build(encoder: Encoder, config: Config, n_labels: int) -> DpBert:
+def build(encoder: Encoder, config: Config, n_labels: int, *, per_token: bool = False) -> DpBert:
     """Makes the model, with a new planner and head.
 
+    Args:
+        encoder: The encoder.
+        config: The settings.
+        n_labels: How many labels there are, or outputs of a token.
+        per_token: Whether every token has scores, as in question answering.
+
     Raises:
-        ConfigError: A setting does not go with regression.
+        ConfigError: A setting does not go with the task.
     """
     if n_labels == 1 and config.estimator == "reinforce":
         raise ConfigError("method.estimator: reinforce rewards right answers, which regression does not have.")
     if n_labels == 1 and config.planner_input == "uncertainty":
         raise ConfigError("method.planner_input: a value has no uncertainty; expected state or null for regression.")
+    if per_token and config.planner_input == "uncertainty":
+        raise ConfigError(
+            "method.planner_input: a planner reads one vector a row, and a span's uncertainty is one of many tokens; "
+            "expected state or null for question answering."
+        )
     if config.planner_input is None:
-        sees_answer = config.planner == "sequential" and n_labels > 1
+        sees_answer = config.planner == "sequential" and n_labels > 1 and not per_token
         config = msgspec.structs.replace(config, planner_input="uncertainty" if sees_answer else "state")
-    return DpBert(encoder, config, n_labels)
+    return DpBert(encoder, config, n_labels, per_token=per_token)
 
 
 def rule(config: Config) -> tuple[str, dict[str, object]]:

@@ -42,7 +42,10 @@ STAGES = ("joint",)
 POLICIES = ("predicted_exit", "fixed", "never")
 WHOLE_MODEL = False
 TASKS: tuple[str, ...] = ("classification",)
-REFUSES = {"regression": "its exit labels come from entropy, which a single value does not have"}
+REFUSES = {
+    "regression": "its exit labels come from entropy, which a single value does not have",
+    "question_answering": "its exit labels come from the entropy of labels, and a span has distributions over tokens",
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,7 +28,9 @@ STAGES = ("joint",)
 POLICIES = ("patience", "fixed", "never")
 WHOLE_MODEL = False
 TASKS: tuple[str, ...] = ("classification", "regression")
-REFUSES: dict[str, str] = {}
+REFUSES: dict[str, str] = {
+    "question_answering": "its exits compare one label or value of a row, and a span has two tokens",
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

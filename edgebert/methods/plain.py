@@ -1,8 +1,8 @@
-"""plain: a static BERT with one head, a classifier or a regressor, the reference of every method.
+"""plain: a static BERT with one head, a classifier, a regressor or a reader, the reference of every method.
 
 Devlin et al., 2019 (https://arxiv.org/abs/1810.04805). All layers run on every input; the family's own head reads
 the result. With `pool: cls` and all layers it is an ordinary Hugging Face sequence classifier, or regressor of one
-output, and is saved as one.
+output, and is saved as one; for question answering it is one whatever `pool` says, as the head reads every token.
 
 Departures: `pool` may be `mean` or `attention`, and `layers` may keep only the first k layers. That is how the
 static frontier that adaptive methods must beat is trained.
@@ -13,17 +13,17 @@ from __future__ import annotations
 import msgspec
 from torch import Tensor
 
-from edgebert import registry
 from edgebert.config import TrainConfig
-from edgebert.encoders._blocks import Encoder, initialise
+from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
 from edgebert.losses import task_loss
+from edgebert.methods._heads import new_head
 from edgebert.methods._program import (
     AdaptiveModel,
     Batch,
     CompiledStep,
+    HeadStep,
     Pool,
-    Pooling,
     Stage,
     embed_step,
     groups,
@@ -34,7 +34,7 @@ from edgebert.methods._program import (
 STAGES = ("fine_tune",)
 POLICIES = ("never",)
 WHOLE_MODEL = True
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", "question_answering")
 REFUSES: dict[str, str] = {}
 
 
@@ -42,7 +42,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Settings of `plain`.
 
     Attributes:
-        pool: What the head reads: the first token, the mean of the tokens, or learned attention over them.
+        pool: What the head reads: the first token, the mean of the tokens, or learned attention over them. Not used
+            for question answering.
         layers: Keep only the first k layers; None keeps all.
     """
 
@@ -51,22 +52,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Plain(AdaptiveModel):
-    """A static encoder and one classification head."""
+    """A static encoder and one head."""
 
-    def __init__(self, encoder: Encoder, config: Config, n_labels: int) -> None:
+    def __init__(self, encoder: Encoder, config: Config, n_labels: int, *, per_token: bool) -> None:
         super().__init__()
-        family = registry.load("edgebert.encoders", encoder.config.family)
         self.encoder = encoder
-        self.pooling = Pooling(config.pool, encoder.config.hidden_size)
-        self.head = family.ClassificationHead(encoder.config, n_labels)
         self.n_labels = n_labels
-        initialise(self.pooling)
-        initialise(self.head)
+        self.pooling, self.head = new_head(encoder.config, config.pool, n_labels, per_token=per_token)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Returns logits, float [batch, labels]."""
+        """Returns logits, float [batch, labels]; for question answering float [batch, tokens, 2]."""
         hidden = self.encoder(input_ids, attention_mask, token_type_ids)[-1]
-        return self.head(self.pooling(hidden, attention_mask))
+        return HeadStep(self.pooling, self.head)(hidden, attention_mask)
 
     def stages(self, train: TrainConfig) -> list[Stage]:
         """Returns the one stage: the task's loss (cross-entropy or squared error), all weights."""
@@ -86,8 +83,14 @@ class Plain(AdaptiveModel):
         return [embed_step(self.encoder), *layers, head]
 
 
-def build(encoder: Encoder, config: Config, n_labels: int) -> Plain:
+def build(encoder: Encoder, config: Config, n_labels: int, *, per_token: bool = False) -> Plain:
     """Makes the model; with `layers` set, the encoder keeps only its first layers.
+
+    Args:
+        encoder: The encoder.
+        config: The settings.
+        n_labels: How many labels there are, or outputs of a token.
+        per_token: Whether every token has scores, as in question answering.
 
     Raises:
         ConfigError: `layers` is not between 1 and the encoder's number of layers.
@@ -96,7 +99,7 @@ def build(encoder: Encoder, config: Config, n_labels: int) -> Plain:
         if not 1 <= config.layers <= encoder.config.layers:
             raise ConfigError(f"method.layers: expected 1 to {encoder.config.layers}, got {config.layers}.")
         encoder = encoder.first(config.layers)
-    return Plain(encoder, config, n_labels)
+    return Plain(encoder, config, n_labels, per_token=per_token)
 
 
 def rule(config: Config) -> tuple[str, dict[str, object]]:

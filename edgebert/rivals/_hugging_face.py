@@ -7,11 +7,12 @@ from typing import Any
 from edgebert.bundle.manifest import Manifest
 from edgebert.errors import ConfigError, require
 from edgebert.rivals._protocol import Spec
+from edgebert.tasks import load_task
 from edgebert.text import Values
 
 
 def open_model(spec: Spec, manifest: Manifest) -> Any:
-    """Returns a sequence classifier of `transformers`, ready for inference.
+    """Returns a model of `transformers` with the head of the bundle's task, ready for inference.
 
     Args:
         spec: `reference` is its checkpoint; None gives it random weights, since timing does not depend on them.
@@ -27,10 +28,11 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
     transformers = require("transformers", extra="train", purpose=purpose)
     if spec.provider.lower() not in ("cpu", "cpuexecutionprovider"):
         raise ConfigError(f"--against {spec.side}: runs on the provider cpu only, got {spec.provider}.")
+    auto_model = getattr(transformers, load_task(manifest.task).AUTO_MODEL)
     if spec.reference is None:
-        return _random_model(transformers, manifest)
+        return _random_model(transformers, auto_model, manifest)
     try:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(spec.reference)
+        model = auto_model.from_pretrained(spec.reference)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"--reference {spec.reference}: cannot be opened as a checkpoint: {reason}") from error
@@ -48,7 +50,7 @@ def inputs_of(model: Any, values: Values) -> Values:
     return {name: value for name, value in values.items() if has_segments or name != "token_type_ids"}
 
 
-def _random_model(transformers: Any, manifest: Manifest) -> Any:
+def _random_model(transformers: Any, auto_model: Any, manifest: Manifest) -> Any:
     from edgebert.encoders._blocks import EncoderConfig
     from edgebert.encoders._checkpoint import settings_of
 
@@ -68,4 +70,4 @@ def _random_model(transformers: Any, manifest: Manifest) -> Any:
         shared_layers=facts.shared_layers,
     )
     config = transformers.AutoConfig.for_model(**settings_of(shape), num_labels=len(manifest.labels))
-    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    return auto_model.from_config(config).eval()

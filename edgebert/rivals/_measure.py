@@ -46,8 +46,8 @@ class Side(Protocol):
     def choose(self, case: Case) -> None:
         """Takes on the case's policy; called before each turn, outside the timed part."""
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Returns token ids of texts."""
+    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
+        """Returns the rows of texts, as token ids."""
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens]."""
@@ -98,22 +98,24 @@ def time_turn(side: Side, measurement: Measurement) -> Timed:
 def _prepare_texts(side: Side, case: Case, number: int) -> tuple[Measurement, Prepared]:
     """The texts, tokenized one at a time: a call for each, or one call for all of them."""
     start = time.perf_counter()
-    rows = [side.encode([text])[0] for text in case.texts]
-    tokenize_ms = _milliseconds_since(start) / len(rows)
+    texts = [side.encode([text]) for text in case.texts]
+    tokenize_ms = _milliseconds_since(start) / len(texts)
+    rows = [row for text in texts for row in text]
     if case.scenario == "offline":
         calls: list[Call] = [partial(side.run_list, rows, case.batch)]
         opening: Call = partial(side.run_list, rows[: case.batch], case.batch)
         warm_up = calls
     else:
-        calls = [partial(side.run_list, [row], 1) for row in rows]
+        calls = [partial(side.run_list, text, len(text)) for text in texts]
         opening = calls[0]
-        warm_up = list({len(row.ids): call for row, call in zip(rows, calls, strict=True)}.values())
+        shapes = [tuple(len(row.ids) for row in text) for text in texts]
+        warm_up = list(dict(zip(shapes, calls, strict=True)).values())
     first_ms = _time(opening)
     for call in warm_up:
         call()
     prepared = Prepared(
         case=number,
-        texts_per_call=len(rows) // len(calls),
+        texts_per_call=len(texts) // len(calls),
         first_ms=first_ms,
         tokenize_ms=tokenize_ms,
         mean_tokens=float(np.mean([len(row.ids) for row in rows])),

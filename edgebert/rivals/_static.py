@@ -10,6 +10,7 @@ from edgebert.errors import ConfigError
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.runtime.model import MAX_BATCH_TOKENS
+from edgebert.tasks import load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 
 
@@ -27,6 +28,8 @@ class StaticSide(ABC):
         self.bundle = open_bundle(spec.bundle)
         self.facts = self.bundle.manifest.encoder
         self.layers = self.facts.layers
+        self._task = load_task(self.bundle.manifest.task)
+        self._settings = task_settings(self._task, self.bundle.manifest.task_settings, where=spec.bundle)
         self._text: TextEncoder | None = None
         if self.bundle.has(TOKENIZER_NAME):
             self._text = TextEncoder(
@@ -48,9 +51,9 @@ class StaticSide(ABC):
         if case.policy is not None:
             raise ConfigError(f"a static side has no policy, got {case.policy!r}; time a bundle that has it.")
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Returns token ids of texts, from the bundle's tokenizer."""
-        return self._tokenizer().encode(texts)
+    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
+        """Returns the rows of texts as the bundle makes them, from its tokenizer."""
+        return self._task.encode(texts, self._tokenizer(), self._settings)
 
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in the batches that a bundle would make of them."""

@@ -39,7 +39,7 @@ class Side:
         else:
             self._model.set_policy(case.policy, **case.knobs)
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
+    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
         """Returns token ids of texts."""
         return self._model.encode(texts)
 

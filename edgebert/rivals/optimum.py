@@ -11,11 +11,12 @@ from edgebert.rivals._hugging_face import inputs_of, open_model
 from edgebert.rivals._measure import LayersRun
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
+from edgebert.tasks import load_task
 from edgebert.text import Values
 
 
 class Side(StaticSide):
-    """An `ORTModelForSequenceClassification` in fp32, exported when this is made.
+    """An `ORTModelForSequenceClassification`, or what the bundle's task needs, in fp32, exported when this is made.
 
     Raises:
         ConfigError: The reference or the provider cannot be used.
@@ -32,7 +33,8 @@ class Side(StaticSide):
         self.layers = model.config.num_hidden_layers
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            self._model = optimum.ORTModelForSequenceClassification.from_pretrained(
+            auto_model = load_task(self.bundle.manifest.task).AUTO_MODEL
+            self._model = getattr(optimum, auto_model.replace("AutoModel", "ORTModel")).from_pretrained(
                 folder, export=True, provider="CPUExecutionProvider", session_options=options
             )
 

@@ -11,7 +11,7 @@ from edgebert.text import Values
 
 
 class Side(StaticSide):
-    """A `transformers` classifier.
+    """A model of `transformers`.
 
     Raises:
         ConfigError: The reference or the provider cannot be used.
@@ -30,5 +30,5 @@ class Side(StaticSide):
         """Answers one batch as it is."""
         with self._torch.inference_mode():
             inputs = {name: self._torch.from_numpy(value) for name, value in inputs_of(self._model, values).items()}
-            self._model(**inputs).logits.numpy()
+            self._model(**inputs)[0].numpy()
         return None

@@ -45,7 +45,8 @@ class Outcome:
     """What the engine did with a batch; every array has the batch's rows, in its order.
 
     Attributes:
-        scores: Logits or log-probabilities, float [rows, labels]; zeros while a row has no answer.
+        scores: Logits or log-probabilities, float [rows, ...] as the exits or the head give them; zeros while a row has
+            no answer.
         exit_layer: The layer after which each row was answered, int64 [rows].
         path: Which layers ran on each row, bool [rows, layers].
         macs: Multiply-accumulates spent on each row's own tokens, float64 [rows].
@@ -65,10 +66,10 @@ class Outcome:
     calls: list[Call] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, rows: int, layers: int, outputs: int = 0) -> Outcome:
+    def empty(cls, rows: int, layers: int) -> Outcome:
         """Returns an outcome in which nothing has happened yet."""
         return cls(
-            scores=np.zeros((rows, outputs)),
+            scores=np.zeros((rows, 0)),
             exit_layer=np.zeros(rows, np.int64),
             path=np.zeros((rows, layers), np.bool_),
             macs=np.zeros(rows),
@@ -80,6 +81,15 @@ class Outcome:
         """How many layers ran on each row, int64 [rows]."""
         layers: NDArray[np.int64] = self.path.sum(axis=1)
         return layers
+
+    @property
+    def layer_tokens(self) -> NDArray[np.int64] | None:
+        """How many tokens of each row went on from each layer, int64 [rows, layers]; None where none can be dropped."""
+        if self.token_layers is None:
+            return None
+        layers = np.arange(1, self.path.shape[1] + 1)
+        went_on: NDArray[np.int64] = (self.token_layers[:, :, None] >= layers).sum(axis=1)
+        return went_on
 
     def answer(self, places: NDArray[np.int64], scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of some rows."""
@@ -95,7 +105,10 @@ class Outcome:
         self.chosen[name][places, layer - 1] = pieces
 
     def put(self, places: NDArray[np.int64], part: Outcome) -> None:
-        """Writes down what happened to some rows that were a batch of their own."""
+        """Writes down what happened to some rows that were a batch of their own, but for their scores.
+
+        Those of different batches may differ in size; see `edgebert.text.join_rows`.
+        """
         for name, pieces in part.chosen.items():
             every = self.chosen.setdefault(name, np.zeros((len(self.path), *pieces.shape[1:]), np.bool_))
             every[places] = pieces
@@ -106,7 +119,6 @@ class Outcome:
                 wider[:, : self.token_layers.shape[1]] = self.token_layers
             wider[places, : part.token_layers.shape[1]] = part.token_layers
             self.token_layers = wider
-        self.answer(places, part.scores, 0)
         self.exit_layer[places] = part.exit_layer
         self.path[places] = part.path
         self.macs[places] += part.macs
@@ -126,6 +138,7 @@ class _Rows:
         outcome: Where the answers go.
         lengths: Tokens each row of the batch has left, int64 [rows].
         started: Tokens each row of the batch began with, int64 [rows].
+        is_fused: Whether the layer at hand runs as one graph, in place of its parts.
         wanted: Which layers each row of the batch is to run, bool [rows, layers]; None while nothing was said.
         finished: Which living rows have their answer; None while none has.
         owed: What each living row has cost and is not written down yet: multiply-accumulates for a row, for each of
@@ -140,6 +153,7 @@ class _Rows:
     outcome: Outcome
     lengths: NDArray[np.int64]
     started: NDArray[np.int64]
+    is_fused: bool = False
     wanted: Mask | None = None
     finished: Mask | None = None
     owed: tuple[int, int, int] = (0, 0, 0)
@@ -333,7 +347,17 @@ def _compute(ready: _Ready, rows: _Rows) -> None:
 
 
 def _layer(ready: _Ready, rows: _Rows) -> None:
-    """Runs a layer on the rows that want it; the values of the others stay as they are."""
+    """Runs a layer on the rows that want it; the values of the others stay as they are.
+
+    A layer that is there in parts and as one graph runs as the latter when no row drops a token in it.
+    """
+    if ready.step.part == "fused":
+        rows.is_fused = not _drops_any(_tokens_to_keep(ready, rows), rows)
+        if rows.is_fused:
+            _compute(ready, rows)
+        return
+    if rows.is_fused and ready.step.part != "whole":
+        return
     wanted = None if rows.wanted is None else rows.wanted[rows.places, ready.step.layer - 1]
     if wanted is None or wanted.all():
         _compute(ready, rows)
@@ -359,17 +383,26 @@ def _select(ready: _Ready, rows: _Rows) -> None:
 
 def _drop(ready: _Ready, rows: _Rows) -> None:
     """Lets each row go on with the tokens that received the most attention."""
-    if rows.outcome.token_layers is None:
-        mask = rows.values["attention_mask"]
-        rows.outcome.token_layers = np.where(mask != 0, rows.outcome.path.shape[1], 0)
-    length = rows.lengths[rows.places]
-    position = DropPosition(ready.step.layer, rows.outcome.path.shape[1])
-    keep = np.clip(rows.policy.keep(position, rows.started[rows.places]), 1, length)
-    if (keep < length).any():
+    keep = _tokens_to_keep(ready, rows)
+    if _drops_any(keep, rows):
+        assert rows.outcome.token_layers is not None
         row, place = tokens.drop(rows.values, keep)
         rows.outcome.token_layers[rows.places[row], place] = ready.step.layer - 1
         rows.settle()
         rows.lengths[rows.places] = keep
+
+
+def _tokens_to_keep(ready: _Ready, rows: _Rows) -> NDArray[np.int64]:
+    """Returns how many tokens of each living row go on from a layer, int64 [alive]."""
+    layers = rows.outcome.path.shape[1]
+    if rows.outcome.token_layers is None:
+        rows.outcome.token_layers = np.where(rows.values["attention_mask"] != 0, layers, 0)
+    keep = rows.policy.keep(DropPosition(ready.step.layer, layers), rows.started[rows.places])
+    return np.clip(keep, 1, rows.lengths[rows.places])
+
+
+def _drops_any(keep: NDArray[np.int64], rows: _Rows) -> bool:
+    return bool((keep < rows.lengths[rows.places]).any())
 
 
 def _restore(ready: _Ready, rows: _Rows) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -14,20 +14,24 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle, open_bundle
+from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
-from edgebert.bundle.manifest import MANIFEST_NAME, Knobs, Macs, Manifest, OperatingPoint, total
-from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, require, suggestion
-from edgebert.policies import Policy, knob_names, make_policy
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
+from edgebert.errors import ConfigError, DataError, EdgeBertError
+from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Call, Engine, Outcome
-from edgebert.runtime.results import Forward, LabelScore, Prediction
+from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.inputs import check_ids
+from edgebert.runtime.points import find_point, make_point, policy_with
+from edgebert.runtime.results import Answer, Cost, Forward, Prediction, answer_of, costs_of, prediction_of
 from edgebert.runtime.sessions import Graph, as_input, make_graph
 from edgebert.runtime.threads import available_threads
-from edgebert.tasks import load_task
-from edgebert.text import Encoded, Text, TextEncoder, Values, batches
+from edgebert.tasks import Asked, Candidate, Task, load_task, task_settings
+from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 
 MAX_BATCH_TOKENS = 8192
 _PLAN_ROWS = 1024  # a plan made ahead is a look-up
+_RESULTS: dict[Asked, Callable[..., Prediction | Answer]] = {"texts": prediction_of, "questions": answer_of}
 
 
 class EdgeModel:
@@ -49,11 +53,12 @@ class EdgeModel:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._task = load_task(self.manifest.task)
+        self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
         self.threads = threads or available_threads()
         self.provider = provider
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
-        self._policy, self._point = self._make(self._named(policy), {})
+        self._policy, self._point = make_point(self.manifest, find_point(self.manifest, policy), {})
         paths = {step.graph for step in self.manifest.program if step.graph is not None}
         graphs = {
             path: make_graph(
@@ -114,6 +119,11 @@ class EdgeModel:
         return self.manifest.labels
 
     @property
+    def task(self) -> Task:
+        """What the model's scores mean."""
+        return self._task
+
+    @property
     def policy(self) -> OperatingPoint:
         """The policy in use, with its knobs."""
         return self._point
@@ -129,10 +139,10 @@ class EdgeModel:
         Raises:
             ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
-        point = self._point if name is None else self._named(name)
+        point = self._point if name is None else find_point(self.manifest, name)
         if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
-            point = self._named(self._policy_with(knobs))
-        self._policy, self._point = self._make(point, knobs)
+            point = find_point(self.manifest, policy_with(self.manifest, knobs))
+        self._policy, self._point = make_point(self.manifest, point, knobs)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str too
@@ -174,15 +184,78 @@ class EdgeModel:
             show_progress: Show a progress bar on stderr.
 
         Raises:
-            ConfigError: `top_k` where the task has no label probabilities.
+            ConfigError: `top_k` where the task has no label probabilities, or the model answers questions.
             DataError: A text is not a text.
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
+        self.check_asked("texts")
         if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
-            return self._answer([texts], top_k, 1, max_length)[0]
+            return self._predict([texts], top_k, 1, max_length)[0]
         if not isinstance(texts, Iterable):
             raise DataError(f"texts: expected a str, a pair of str or a list of them, got {type(texts).__name__}.")
-        return self._answer(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
+        return self._predict(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
+
+    @overload
+    def answer(  # type: ignore[overload-overlap]  # a str is a sequence of str too
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        show_progress: bool = ...,
+    ) -> list[Answer]: ...
+
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = 1,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> Answer | list[Answer]:
+        """Answers questions with words of their passages, in the order given.
+
+        Args:
+            question: A question, or a list of them.
+            context: The passage of a question, or a list of as many; one passage may serve a list of questions.
+            top_k: With more than 1, also give this many best answers of different texts.
+            batch_size: Most windows in a batch; a long passage takes several.
+            max_length: Tokens of a window; None is the model's own limit.
+            show_progress: Show a progress bar on stderr.
+
+        Raises:
+            ConfigError: The model does not answer questions, or `top_k` is less than 1.
+            DataError: There are not as many passages as questions, or one of them is not a text.
+            EdgeBertError: The bundle has no tokenizer, or the model is closed.
+        """
+        self.check_asked("questions")
+        if top_k < 1:
+            raise ConfigError(f"top_k: expected 1 or more, got {top_k}.")
+        questions = [question] if isinstance(question, str) else list(question)
+        contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+        if len(questions) != len(contexts) or (isinstance(question, str) and not isinstance(context, str)):
+            raise DataError(f"answer: expected a passage for each of {len(questions)} questions, got {len(contexts)}.")
+        pairs = list(zip(questions, contexts, strict=True))
+        answers = [
+            answer_of(candidates, cost, with_top=top_k > 1)
+            for candidates, cost in self._rank(pairs, top_k, batch_size, max_length, show_progress=show_progress)
+        ]
+        return answers[0] if isinstance(question, str) else answers
 
     def stream(
         self,
@@ -192,12 +265,12 @@ class EdgeModel:
         batch_size: int = 32,
         max_length: int | None = None,
         window: int = 1024,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[Prediction | Answer]:
         """Answers an iterable of any length in bounded memory, in order.
 
         Args:
-            texts: Texts or pairs.
-            top_k: Also give this many most probable labels.
+            texts: Texts or pairs; of a model that answers questions, pairs of a question and its passage.
+            top_k: Also give this many best answers.
             batch_size: Most texts in a batch.
             max_length: Cut texts to this many tokens.
             window: How many texts are read ahead and sorted by length.
@@ -206,17 +279,20 @@ class EdgeModel:
             raise ConfigError(f"window: expected 1 or more, got {window}.")
         if isinstance(texts, str):
             raise DataError("expected texts, got one str; write [text].")
+        result = _RESULTS[self._task.ASKED]
         iterator = iter(texts)
         number = 0
         while chunk := list(itertools.islice(iterator, window)):
-            yield from self._answer(chunk, top_k, batch_size, max_length, first=number)
+            ranked = self._rank(chunk, top_k, batch_size, max_length, first=number)
+            yield from (result(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked)
             number += len(chunk)
 
     def predict(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
     ) -> list[str] | list[float]:
         """Returns the most probable label of each text; of a regression model, its value."""
-        answers = self._answer(texts, None, batch_size, max_length)
+        self.check_asked("texts")
+        answers = self._predict(texts, None, batch_size, max_length)
         if self._task.HAS_PROBABILITIES:
             return [answer.label for answer in answers]
         return [answer.score for answer in answers]
@@ -229,6 +305,7 @@ class EdgeModel:
         Raises:
             ConfigError: The task has none.
         """
+        self.check_asked("texts")
         if not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"predict_proba: {self.manifest.task} has no label probabilities; use predict.")
         encoded = self.encode(texts, max_length=max_length)
@@ -255,14 +332,14 @@ class EdgeModel:
         ids = as_input(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else as_input(attention_mask)
         types = np.zeros_like(ids) if token_type_ids is None else as_input(token_type_ids)
-        self._check_ids(ids, mask, types)
+        check_ids(self.manifest.encoder, ids, mask, types)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
         return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio, outcome.chosen, outcome.token_layers)
 
-    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> list[Encoded]:
-        """Returns token ids of texts; what `run_encoded` takes, so that tokenizing can be timed apart.
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> Sequence[Encoded]:
+        """Returns the rows of texts, as token ids; what `run_encoded` takes, so that tokenizing can be timed apart.
 
         Args:
             texts: Texts or pairs.
@@ -274,7 +351,7 @@ class EdgeModel:
                 f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
                 "use forward(), or export a trained checkpoint."
             )
-        return self._text.encode(texts, max_length=max_length, first=first)
+        return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
 
     def run_encoded(
         self,
@@ -296,7 +373,7 @@ class EdgeModel:
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
         engine, policy = self._open_engine(), self._policy
         n = len(encoded)
-        outcome = Outcome.empty(n, engine.layers, len(self.labels))
+        outcome = Outcome.empty(n, engine.layers)
         lengths = [len(row.ids) for row in encoded]
         plan = self._plan_ahead(engine, policy, encoded, lengths, outcome) if engine.plans_ahead else None
         groups = batches(
@@ -307,9 +384,13 @@ class EdgeModel:
             depths=None if plan is None else plan.sum(axis=1),
             cut_depths=policy.needs_equal_plans,
         )
+        scores = []
         for places in _progress(groups, n, show_progress):
             inputs = self._pad([encoded[i] for i in places])
-            outcome.put(places, engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places)))
+            part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
+            outcome.put(places, part)
+            scores.append((places, part.scores))
+        outcome.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
         return outcome
 
     def _plan_ahead(
@@ -391,7 +472,31 @@ class EdgeModel:
     ) -> None:
         self.close()
 
-    def _answer(
+    def check_asked(self, asked: Asked) -> None:
+        """Refuses what the model is not made to answer.
+
+        Raises:
+            ConfigError: It answers texts, and is asked questions, or the other way round.
+        """
+        if asked != self._task.ASKED:
+            raise ConfigError(
+                f"{self.bundle.path}: {self.manifest.task} answers {self._task.ASKED}, and was given {asked}; "
+                f"use {self._task.CALL}, or edgebert run BUNDLE {self._task.ARGUMENTS}."
+            )
+
+    def _predict(
+        self,
+        texts: Sequence[Any],
+        top_k: int | None,
+        batch_size: int,
+        max_length: int | None,
+        *,
+        show_progress: bool = False,
+    ) -> list[Prediction]:
+        ranked = self._rank(texts, top_k, batch_size, max_length, show_progress=show_progress)
+        return [prediction_of(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked]
+
+    def _rank(
         self,
         texts: Sequence[Any],
         top_k: int | None,
@@ -400,71 +505,16 @@ class EdgeModel:
         *,
         show_progress: bool = False,
         first: int = 0,
-    ) -> list[Prediction]:
+    ) -> list[tuple[list[Candidate], Cost]]:
+        """Returns the best answers of each text, and what it cost."""
         if top_k is not None and not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
-        encoded = self.encode(texts, max_length=max_length, first=first)
-        outcome = self.run_encoded(encoded, batch_size=batch_size, show_progress=show_progress)
-        values = self._task.values(outcome.scores)
-        ratios = outcome.macs / self.full_macs([len(row.ids) for row in encoded])
-        return [self._prediction(row, values[i], outcome, i, float(ratios[i]), top_k) for i, row in enumerate(encoded)]
-
-    def _prediction(
-        self,
-        row: Encoded,
-        values: NDArray[Any],
-        outcome: Outcome,
-        i: int,
-        ratio: float,
-        top_k: int | None,
-    ) -> Prediction:
-        label, score = self._task.answer(values, self.labels)
-        order = np.argsort(-values, kind="stable")[: top_k or 0]
-        return Prediction(
-            label=label,
-            score=score,
-            exit_layer=int(outcome.exit_layer[i]),
-            layers_run=int(outcome.layers_run[i]),
-            cost_ratio=ratio,
-            tokens=len(row.ids),
-            truncated=row.truncated,
-            top=tuple(LabelScore(self.labels[j], float(values[j])) for j in order) if top_k else None,
-        )
-
-    def _named(self, name: str) -> OperatingPoint:
-        """Returns the operating point of a name, or a policy's with its knobs as they are."""
-        points, rule = self.manifest.operating_points, self.manifest.rule
-        if name in points:
-            return points[name]
-        if name not in self.manifest.policies:
-            known = [*points, *self.manifest.policies]
-            raise ConfigError(f"unknown policy {name!r} for this bundle.{suggestion(name, known)}")
-        return rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
-
-    def _policy_with(self, knobs: Iterable[str]) -> str:
-        """Returns the one policy of the method that has all these knobs; of several, the rule's own."""
-        fitting = [policy for policy in self.manifest.policies if set(knobs) <= set(knob_names(policy))]
-        own = self.manifest.rule.policy
-        if own in fitting or len(fitting) == 1:
-            return own if own in fitting else fitting[0]
-        if fitting:
-            raise ConfigError(
-                f"the policies {' and '.join(fitting)} have the knobs {', '.join(sorted(knobs))}; name one of them."
-            )
-        known = {knob for policy in self.manifest.policies for knob in knob_names(policy)}
-        wrong = sorted(set(knobs) - known)
-        if wrong:
-            raise ConfigError(f"unknown knob {wrong[0]!r}.{suggestion(wrong[0], known)}")
-        raise ConfigError(f"no policy of {self.manifest.method} has the knobs {', '.join(sorted(knobs))} together.")
-
-    def _make(self, point: OperatingPoint, knobs: Knobs) -> tuple[Policy, OperatingPoint]:
-        """Makes an operating point's policy, with knobs on top."""
-        rule = self.manifest.rule
-        point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **knobs})
-        policy = make_policy(
-            point.policy, point.knobs, exit_layers=self.manifest.exit_layers, rule=(rule.policy, rule.knobs)
-        )
-        return policy, point
+        rows = self.encode(texts, max_length=max_length, first=first)
+        outcome = self.run_encoded(rows, batch_size=batch_size, show_progress=show_progress)
+        ranked = self._task.ranked(outcome.scores, rows, self.labels, top_k or 1)
+        full = self.full_macs([len(row.ids) for row in rows])
+        costs = costs_of(rows, outcome.path, outcome.exit_layer, outcome.macs, full, outcome.layer_tokens)
+        return list(zip(ranked, costs, strict=True))
 
     def _pad(self, rows: Sequence[Encoded]) -> Values:
         assert self._text is not None
@@ -475,44 +525,14 @@ class EdgeModel:
             raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
         return self._engine
 
-    def _check_ids(self, ids: NDArray[Any], mask: NDArray[Any], types: NDArray[Any]) -> None:
-        facts = self.manifest.encoder
-        if ids.shape != mask.shape or ids.shape != types.shape or ids.ndim != 2 or not ids.size:
-            raise DataError(
-                "expected input_ids, attention_mask and token_type_ids of one shape [rows, tokens], got "
-                f"{ids.shape}, {mask.shape} and {types.shape}."
-            )
-        if ids.shape[1] > facts.max_length:
-            raise DataError(f"input_ids: expected at most {facts.max_length} tokens, got {ids.shape[1]}.")
-        if ids.min() < 0 or ids.max() >= facts.vocabulary_size:
-            raise DataError(
-                f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}."
-            )
-        if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
-            raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
-        if not np.isin(mask, (0, 1)).all():
-            raise DataError(f"attention_mask: expected 0 and 1, got {mask.min()} to {mask.max()}.")
-        if not mask.any(axis=1).all():
-            raise DataError("attention_mask: a row is all padding.")
-
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     return None if plan is None else plan[places]
 
 
-def find_bundle(path: str | Path) -> Bundle:
-    """Opens a bundle folder, or the bundle of a hub id, without loading its graphs.
-
-    Raises:
-        BundleError: There is none, or it is refused.
-        MissingExtraError: What a hub id needs is not installed.
-    """
-    return open_bundle(_download(str(path)) if _is_hub_id(path) else path)
-
-
 def _sum_of_layers(manifest: Manifest) -> Macs:
     """Returns what all layers cost together, all of their pieces included."""
-    layers = [step for step in manifest.program if step.kind == "layer"]
+    layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
     return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
 
 
@@ -529,24 +549,3 @@ def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -
         for group in groups:
             yield group
             bar.advance(task, len(group))
-
-
-def _is_hub_id(path: str | Path) -> bool:
-    """Says whether a text that names no folder looks like `owner/name` rather than a mistyped path."""
-    text = str(path)
-    looks_like_one = text.count("/") == 1 and text[0] not in "./~" and not Path(text).parent.exists()
-    return isinstance(path, str) and not Path(text).exists() and looks_like_one
-
-
-def _download(hub_id: str) -> Path:
-    """Fetches a bundle from the hub.
-
-    Raises:
-        BundleError: There is no such bundle folder, and the hub has none either.
-    """
-    hub = require("huggingface_hub", extra="hub", purpose=f"{hub_id}: no such folder, and opening a hub id")
-    try:
-        return Path(hub.snapshot_download(hub_id))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{hub_id}: no such bundle folder, and not to be had from the hub: {reason}") from error

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.data import Example
+from edgebert.data import Example, read_examples
 from edgebert.errors import ConfigError, DataError, require
+from edgebert.tasks import Asked, Candidate, _texts
+from edgebert.text import Encoded
 
 METRIC = "accuracy"
+ASKED: Asked = "texts"
+CALL, ARGUMENTS = _texts.CALL, _texts.ARGUMENTS
+PIPELINE_TAG, AUTO_MODEL = _texts.PIPELINE_TAG, _texts.AUTO_MODEL
 PROBLEM_TYPE = "single_label_classification"
-LABEL_KIND: Literal["class", "number"] = "class"
+LABELS = None
+PER_TOKEN = False
 HAS_PROBABILITIES = True
+
+Config = _texts.Config
+read_line, groups, encode, row_targets = _texts.read_line, _texts.groups, _texts.encode, _texts.row_targets
+
+
+def read(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    require_labels: bool = True,
+) -> list[Example]:
+    """Reads a table of texts with the names of their classes; see `read_examples`."""
+    return read_examples(source, split=split, columns=columns, require_labels=require_labels, label_kind="class")
 
 
 def label_names(examples: Sequence[Example], *, column: str | None = None) -> tuple[str, ...]:
@@ -86,13 +107,17 @@ def values(scores: NDArray[Any]) -> NDArray[np.float64]:
     return softmax(scores)
 
 
-def answer(values: NDArray[Any], labels: Sequence[str]) -> tuple[str, float]:
-    """Returns the most probable label and its probability, from one text's probabilities, [labels]."""
-    best = int(values.argmax())
-    return labels[best], float(values[best])
+def ranked(scores: NDArray[Any], rows: Sequence[Encoded], labels: Sequence[str], top_k: int) -> list[list[Candidate]]:
+    """Returns each text's most probable labels, the first of equals first."""
+    probabilities = values(scores)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        [Candidate(labels[label], float(row[label])) for label in best]
+        for row, best in zip(probabilities, order, strict=True)
+    ]
 
 
-def predictions(scores: NDArray[Any]) -> NDArray[np.int64]:
+def predictions(scores: NDArray[Any], rows: Sequence[Encoded] = ()) -> NDArray[np.int64]:
     """Returns the most probable labels' numbers, int64 [texts]."""
     best: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
     return best

@@ -5,18 +5,25 @@ The label column holds the numbers; the model's one output is the number itself,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.data import Example, read_number
+from edgebert.data import Example, read_examples, read_number
 from edgebert.errors import ConfigError, DataError, require
+from edgebert.tasks import Asked, Candidate, _texts
+from edgebert.text import Encoded
 
 METRIC = "pearson"
+ASKED: Asked = "texts"
+CALL, ARGUMENTS = _texts.CALL, _texts.ARGUMENTS
+PIPELINE_TAG, AUTO_MODEL = _texts.PIPELINE_TAG, _texts.AUTO_MODEL
 PROBLEM_TYPE = "regression"
-LABEL_KIND: Literal["class", "number"] = "number"
+LABELS = None
+PER_TOKEN = False
 HAS_PROBABILITIES = False
 DEFAULT_NAME = "score"
 AGREEMENT_TOLERANCE = 0.1
@@ -24,6 +31,21 @@ AGREEMENT_TOLERANCE = 0.1
 
 per_text = None
 """A correlation is not a mean over texts."""
+
+
+Config = _texts.Config
+read_line, groups, encode, row_targets = _texts.read_line, _texts.groups, _texts.encode, _texts.row_targets
+
+
+def read(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    require_labels: bool = True,
+) -> list[Example]:
+    """Reads a table of texts with numbers; see `read_examples`."""
+    return read_examples(source, split=split, columns=columns, require_labels=require_labels, label_kind="number")
 
 
 def label_names(examples: Sequence[Example], *, column: str | None = None) -> tuple[str, ...]:
@@ -83,12 +105,12 @@ def values(scores: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(scores, np.float64)
 
 
-def answer(values: NDArray[Any], labels: Sequence[str]) -> tuple[str, float]:
-    """Returns the output's name and its number, from one text's values, [1]."""
-    return labels[0], float(values[0])
+def ranked(scores: NDArray[Any], rows: Sequence[Encoded], labels: Sequence[str], top_k: int) -> list[list[Candidate]]:
+    """Returns the output's name and its number for each text, whatever `top_k`."""
+    return [[Candidate(labels[0], value)] for value in predictions(scores).tolist()]
 
 
-def predictions(scores: NDArray[Any]) -> NDArray[np.float64]:
+def predictions(scores: NDArray[Any], rows: Sequence[Encoded] = ()) -> NDArray[np.float64]:
     """Returns the numbers, float64 [texts]."""
     return np.asarray(scores[:, 0], np.float64)
 

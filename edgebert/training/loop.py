@@ -141,8 +141,12 @@ def has_bf16() -> bool:
     return capability in ("AVX512", "AMX") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def wants_bf16(config: TrainConfig) -> bool:
+    """Says whether the configured precision is bf16."""
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16())
+
+
 def _arguments(config: TrainConfig, steps: int, seed: int, folder: Path) -> transformers.TrainingArguments:
-    wants_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16())
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -150,7 +154,7 @@ def _arguments(config: TrainConfig, steps: int, seed: int, folder: Path) -> tran
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(config.warmup_share * steps),
         max_grad_norm=1.0,
-        bf16=wants_bf16,
+        bf16=wants_bf16(config),
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         save_steps=500,

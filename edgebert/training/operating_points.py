@@ -17,6 +17,7 @@ from edgebert.methods._program import Batch, CompiledStep
 from edgebert.methods._reference import paths_depend_on_rule, run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.tasks import Task
+from edgebert.text import join_rows
 from edgebert.training.rows import Rows
 
 
@@ -55,14 +56,15 @@ def choose_operating_points(
             followed = follow(made, recorded, layers)
             scores, path = followed.scores, followed.path
             cost_ratio = float(path.mean())
-        metric = task.metric(task.predictions(scores), rows.labels)
+        metric = task.metric(task.predictions(scores, rows.encoded), rows.targets)
         return metric, float(path.sum(axis=1).mean()), cost_ratio
 
     full, *_ = measure("never", {})
     points = {}
     for policy in policies:
         base = rule[1] if policy == rule[0] else {}
-        settings: list[Knobs] = [{**base, **knobs} for knobs in registry.load("edgebert.policies", policy).GRID]
+        grid = registry.load("edgebert.policies", policy).GRID or ([{}] if policy == rule[0] else [])
+        settings: list[Knobs] = [{**base, **knobs} for knobs in grid]
         measured = [(knobs, *measure(policy, knobs)) for knobs in settings]
         kept = [entry for entry in measured if entry[1] >= full - max_drop_points / 100] or measured[:1]
         if kept:
@@ -84,25 +86,18 @@ def run_rule(
     """Runs a program under a rule, in torch.
 
     Returns:
-        The scores, float [rows, labels], the layers each row ran, bool [rows, layers], and the multiply-accumulates of
+        The scores, float [rows, ...], the layers each row ran, bool [rows, layers], and the multiply-accumulates of
         what ran over those of all layers, a mean over rows.
     """
-    scores: dict[int, NDArray[Any]] = {}
-    paths: dict[int, NDArray[np.bool_]] = {}
-    ratios = []
-    with _on_cpu(model):
+    scores, paths, ratios = [], [], []
+    with on_cpu(model):
         for places, batch in rows.batches(size):
             _, followed = run_reference(steps, batch, policy)
             assert followed is not None
-            scores.update(zip(places.tolist(), followed.scores, strict=True))
-            paths.update(zip(places.tolist(), followed.path, strict=True))
+            scores.append((places, followed.scores))
+            paths.append((places, followed.path))
             ratios.append(cost_ratios(steps, batch, followed))
-    order = range(len(rows))
-    return (
-        np.stack([scores[place] for place in order]),
-        np.stack([paths[place] for place in order]),
-        float(np.concatenate(ratios).mean()),
-    )
+    return join_rows(scores, len(rows)), join_rows(paths, len(rows)), float(np.concatenate(ratios).mean())
 
 
 def cost_ratios(steps: Sequence[CompiledStep], batch: Batch, followed: Followed) -> NDArray[np.float64]:
@@ -111,6 +106,8 @@ def cost_ratios(steps: Sequence[CompiledStep], batch: Batch, followed: Followed)
     spent, full = np.zeros(len(length)), np.zeros(len(length))
     for step in steps:
         tokens, runs = length, step.layer <= followed.exit_layer
+        if step.part == "fused":
+            continue  # its parts are counted
         if step.kind != "layer":
             spent += runs * step.macs.of(tokens)
             continue
@@ -130,23 +127,25 @@ def record_decisions(model: nn.Module, steps: Sequence[CompiledStep], rows: Rows
     """Runs every step that decides or answers, on every row and in torch, at full depth.
 
     Returns:
-        What each gave, rows in their own order.
+        What each gave, rows in their own order; of different numbers of tokens, padded with zeros.
     """
-    recorded: list[Decision] = []
-    with _on_cpu(model):
-        for places, batch in rows.batches(size):
-            decisions, _ = run_reference(steps, batch)
-            for number, decision in enumerate(decisions):
-                if number == len(recorded):
-                    empty = {k: np.zeros((len(rows), *v.shape[1:]), np.float32) for k, v in decision.outputs.items()}
-                    recorded.append(Decision(decision.kind, decision.layer, empty))
-                for name, value in decision.outputs.items():
-                    recorded[number].outputs[name][places] = value
-    return recorded
+    with on_cpu(model):
+        batches = [(places, run_reference(steps, batch)[0]) for places, batch in rows.batches(size)]
+    return [
+        Decision(
+            first.kind,
+            first.layer,
+            {
+                name: join_rows([(places, batch[number].outputs[name]) for places, batch in batches], len(rows))
+                for name in first.outputs
+            },
+        )
+        for number, first in enumerate(batches[0][1])
+    ]
 
 
 @contextlib.contextmanager
-def _on_cpu(model: nn.Module) -> Iterator[None]:
+def on_cpu(model: nn.Module) -> Iterator[None]:
     """Moves a model to the CPU without dropout, and back to where and what it was."""
     was_training, device = model.training, next(model.parameters()).device
     model.cpu().eval()

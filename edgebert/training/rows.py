@@ -1,4 +1,4 @@
-"""Labelled texts as training rows: token ids, grouped by length, padded to a batch."""
+"""Examples as training rows: token ids, grouped by length, padded to a batch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,26 @@ from edgebert.text import Encoded, TextEncoder
 
 
 class Rows(Dataset[int]):
-    """Token ids of some examples, and their labels as the task has them. An item is its own place in both."""
+    """The rows of some examples. An item is its own place among them.
 
-    def __init__(self, encoded: Sequence[Encoded], labels: NDArray[Any], text: TextEncoder) -> None:
+    Attributes:
+        encoded: Their token ids.
+        labels: What a loss wants of each row, as the task has it, [rows, ...].
+        text: The tokenizer.
+        targets: What the task's metric wants of each example, [examples]; the labels where none are given.
+    """
+
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        labels: NDArray[Any],
+        text: TextEncoder,
+        targets: NDArray[Any] | None = None,
+    ) -> None:
         self.encoded = encoded
         self.labels = labels
         self.text = text
+        self.targets = labels if targets is None else targets
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -31,7 +45,7 @@ class Rows(Dataset[int]):
         return place
 
     def collate(self, places: Sequence[int]) -> dict[str, Tensor]:
-        """Returns the padded batch of some rows, int64 [batch, tokens], and their labels, [batch]."""
+        """Returns the padded batch of some rows, int64 [batch, tokens], and their labels, [batch, ...]."""
         values: dict[str, Any] = dict(self.text.pad([self.encoded[place] for place in places]))
         batch = {name: torch.from_numpy(value) for name, value in values.items()}
         batch["labels"] = torch.from_numpy(self.labels[list(places)])

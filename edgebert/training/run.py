@@ -5,33 +5,40 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from edgebert import registry
 from edgebert.bundle.files import check_target
+from edgebert.bundle.manifest import Knobs, OperatingPoint
 from edgebert.checkpoint import (
     TOKENIZER_NAME,
     Checkpoint,
     CheckpointFacts,
     build_model,
     fetch_tokenizer,
+    load_checkpoint,
     save_checkpoint,
+    take_over,
 )
-from edgebert.config import RunConfig, decode
-from edgebert.data import Example, read_examples, texts_of
+from edgebert.config import RunConfig, TrainConfig, decode
+from edgebert.data import Example, texts_of
 from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
 from edgebert.output import Reporter
-from edgebert.tasks import Task, load_task
+from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
+from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
 from edgebert.training.rows import Rows
@@ -71,6 +78,7 @@ def train_model(
     method = registry.load("edgebert.methods", config.method_name)
     check_task(config.method_name, train.task)
     settings = decode(config.method_settings(), method.Config, where="config", prefix="method.")
+    asked = task_settings(task, train.task_settings, where="config", prefix="train.task_settings.")
     if len(train.stage_epochs) != len(method.STAGES):
         raise ConfigError(
             f"train.stage_epochs: {config.method_name} has the stages {', '.join(method.STAGES)}, "
@@ -79,21 +87,22 @@ def train_model(
     examples = _examples(config, task)
     labels = _labels(config, task, examples)
     torch.manual_seed(seed)
-    encoder = load_encoder(resolve_source(train.model), attention_dropout=train.attention_dropout)
+    source = resolve_source(train.model)
+    encoder = load_encoder(source, attention_dropout=train.attention_dropout)
     model = build_model(encoder, config, len(labels))
+    if take_over(model, source, labels, config):
+        reporter.say(f"{config.method_name}: starts with the head of {train.model} too")
     _check_calibration(model, config)
-    tokenizer = fetch_tokenizer(resolve_source(train.model))
+    tokenizer = fetch_tokenizer(source)
     text = TextEncoder(
         tokenizer[TOKENIZER_NAME],
         max_length=min(train.max_length, encoder.config.max_positions),
         pad_token_id=encoder.config.pad_token_id,
     )
-    tuning_rows, calibration_rows, rows = (
-        Rows(text.encode(texts_of(part)), task.encode_targets(part, labels, where=str(train.data)), text)
-        for part in _hold_out(examples, train.tuning_rows, train.calibration_rows)
-    )
+    parts = _hold_out(examples, task.groups(examples), train.tuning_rows, train.calibration_rows)
+    tuning_rows, calibration_rows, rows = (_rows(part, task, labels, text, asked, str(train.data)) for part in parts)
     outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
-    held_out = len(examples) - len(rows)
+    held_out = len(examples) - len(parts[-1])
     reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out} held out, {outputs}")
     identity = {
         "config": msgspec.to_builtins(config),
@@ -103,32 +112,63 @@ def train_model(
         "rows": len(rows),
     }
     work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
+    if model.learns_from is not None:
+        model.learn_from(_open_teacher(model.learns_from, config, labels, text))
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
+    model.learn_from(None)
     if model.calibrates:
         _calibrate(model, calibration_rows)
         reporter.say(f"calibrated on {len(calibration_rows)} rows")
     rule = method.rule(settings)
-    points = choose_operating_points(
-        model,
-        model.steps(),
-        tuning_rows,
-        rule=rule,
-        policies=method.POLICIES,
-        task=task,
-        max_drop_points=train.max_drop_points,
-    )
+    points = _choose_points(model, tuning_rows, rule, method.POLICIES, task, train, reporter)
     for name, point in points.items():
         if point.metric is not None:
             knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items())
+            cost = "" if point.cost_ratio is None else f", {point.cost_ratio:.2f} of the cost,"
             reporter.say(
                 f"operating point {name}: {point.policy}({knobs}): {task.METRIC} {point.metric:.4f} at "
-                f"{point.mean_layers:.2f} layers on {point.chosen_on}"
+                f"{point.mean_layers:.2f} layers{cost} on {point.chosen_on}"
             )
     facts = CheckpointFacts(labels=labels, seed=seed, config=config, operating_points=points)
     checkpoint = Checkpoint(model, facts, tokenizer)
     save_checkpoint(checkpoint, target, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
+
+
+def _choose_points(
+    model: AdaptiveModel,
+    rows: Rows,
+    rule: tuple[str, Knobs],
+    policies: tuple[str, ...],
+    task: Task,
+    train: TrainConfig,
+    reporter: Reporter,
+) -> dict[str, OperatingPoint]:
+    if model.length_search is not None:
+        return choose_lengths(model, model.length_search, rows, task=task, train=train, reporter=reporter)
+    return choose_operating_points(
+        model, model.steps(), rows, rule=rule, policies=policies, task=task, max_drop_points=train.max_drop_points
+    )
+
+
+def _open_teacher(source: str, config: RunConfig, labels: tuple[str, ...], text: TextEncoder) -> AdaptiveModel:
+    """Opens the checkpoint a model learns from.
+
+    Raises:
+        ConfigError: There is none, or it was trained for another task, other labels or other tokens.
+    """
+    checkpoint = load_checkpoint(resolve_source(source))
+    where, facts = f"method.teacher: {source}", checkpoint.facts
+    if facts.config.train.task != config.train.task:
+        raise ConfigError(f"{where}: expected the task {config.train.task}, got {facts.config.train.task}.")
+    is_unnamed = all(label.startswith("LABEL_") for label in facts.labels)
+    if len(facts.labels) != len(labels) or (facts.labels != labels and not is_unnamed):
+        raise ConfigError(f"{where}: expected the labels {', '.join(labels)}, got {', '.join(facts.labels)}.")
+    own = checkpoint.tokenizer.get(TOKENIZER_NAME)
+    if own is None or not text.has_tokens_of(TextEncoder(own, max_length=text.max_length, pad_token_id=0)):
+        raise ConfigError(f"{where}: expected a tokenizer with the tokens of {config.train.model}.")
+    return checkpoint.model
 
 
 def _run_stages(
@@ -171,7 +211,7 @@ def _run_stages(
 def _examples(config: RunConfig, task: Task) -> list[Example]:
     if config.train.data is None:
         raise ConfigError("train.data: expected a folder or hub id; give one with --data.")
-    examples = read_examples(config.train.data, split="train", columns=config.train.columns, label_kind=task.LABEL_KIND)
+    examples = list(task.read(config.train.data, split="train", columns=config.train.columns))
     tuning, calibration = config.train.tuning_rows, config.train.calibration_rows
     if len(examples) <= tuning + calibration:
         held_out = f"train.tuning_rows={tuning}" + (f" and train.calibration_rows={calibration}" if calibration else "")
@@ -190,13 +230,38 @@ def _labels(config: RunConfig, task: Task, examples: list[Example]) -> tuple[str
     return tuple(train.labels)
 
 
-def _hold_out(examples: list[Example], *counts: int) -> list[list[Example]]:
-    """Splits off parts at random and returns them and the rest.
+def _rows(
+    examples: list[Example], task: Task, labels: Sequence[str], text: TextEncoder, settings: Any, where: str
+) -> Rows:
+    """Returns the rows of examples, with what the loss and the metric want of them."""
+    encoded = task.encode(texts_of(examples), text, settings)
+    targets = task.encode_targets(examples, labels, where=where)
+    return Rows(encoded, task.row_targets(examples, encoded, targets), text, targets)
 
-    They are the same whatever the training's seed, so that seeds are comparable.
+
+def _hold_out(examples: list[Example], groups: NDArray[Any], *counts: int) -> list[list[Example]]:
+    """Splits off parts at random and returns them and the rest, at least one example.
+
+    A part is whole groups, and has as many examples as asked or the fewest above. Parts are the same whatever the
+    training's seed, so that seeds are comparable.
+
+    Raises:
+        DataError: Whole groups leave nothing to train on.
     """
-    order = np.random.default_rng(0).permutation(len(examples))
-    return [[examples[i] for i in places] for places in np.split(order, np.cumsum(counts))]
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(sizes))
+    held_out = np.cumsum(sizes[order])
+    cuts: list[int] = []
+    taken = 0
+    for count in counts:
+        # As many groups as it takes to reach what the parts before have, and the count on top.
+        cut = int(np.searchsorted(held_out, taken + count)) + 1 if count else (cuts or [0])[-1]
+        cuts.append(min(cut, len(sizes)))
+        taken = int(held_out[cuts[-1] - 1]) if cuts[-1] else 0
+    if taken >= len(examples):
+        raise DataError(f"train: {len(examples)} examples in {len(sizes)} groups, all of which would be held out.")
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(sizes)[:-1])
+    return [[examples[i] for group in part for i in members[group]] for part in np.split(order, cuts)]
 
 
 def _check_calibration(model: AdaptiveModel, config: RunConfig) -> None:

@@ -12,8 +12,8 @@ def test_write_card_facts(dact_bundle: Path) -> None:
 
     assert lines[:5] == ["---", "library_name: edgebert", "pipeline_tag: text-classification", "---", "# my-model"]
     assert 'model = EdgeModel.from_pretrained("my-model")' in lines
-    assert "| default | halting | bound=paper, slack=0.0 | - | - | - |" in lines
-    assert "| confidence | confidence | threshold=0.75 | - | - | - |" in lines
+    assert "| default | halting | bound=paper, slack=0.0 | - | - | - | - |" in lines
+    assert "| confidence | confidence | threshold=0.75 | - | - | - | - |" in lines
     assert lines[-1].startswith("Compared with torch on 16 random inputs: ")
 
 

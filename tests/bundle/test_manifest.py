@@ -120,7 +120,7 @@ def test_decode_manifest_edited(manifest: Manifest, edit: object) -> None:
         decode_manifest(edit(encode_manifest(manifest)), where="b")  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("version", [0, 1, 2, 4])
 def test_decode_manifest_other_version(manifest: Manifest, version: int) -> None:
     assert _refusal(manifest, format_version=version) == (
         f"b/edgebert.json: expected format_version 3, got {version}; "

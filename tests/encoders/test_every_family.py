@@ -143,7 +143,9 @@ def test_plain_checkpoint_is_a_hugging_face_classifier_and_back(
     shutil.copy(folder / "tokenizer.json", tmp_path / "theirs")
     back = load_checkpoint(tmp_path / "theirs")
 
-    assert type(theirs).__name__ == registry.load("edgebert.encoders", family).CLASSIFIER
+    assert (
+        type(theirs).__name__ == registry.load("edgebert.encoders", family).CLASS_PREFIX + "ForSequenceClassification"
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert back.facts.labels == ("negative", "positive")
@@ -153,6 +155,36 @@ def test_plain_checkpoint_is_a_hugging_face_classifier_and_back(
         assert (theirs.double().eval()(**inputs).logits - logits).abs().max() <= 1e-10
         assert (back.model.double().eval()(**inputs) - logits).abs().max() <= 1e-10
     assert logits.std() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_checkpoint_is_a_hugging_face_reader_and_back(
+    save_tiny_checkpoint: Callable[..., Path], family_config: FamilyConfig, tmp_path: Path, family: str
+) -> None:
+    shape = vars(family_config(family))
+    folder = save_tiny_checkpoint({"name": "plain", "pool": "mean"}, NEVER, task="question_answering", **shape)
+    ours = load_checkpoint(folder).model
+    inputs = _inputs(ours.encoder.config)
+
+    theirs, report = transformers.AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    shutil.copy(folder / "tokenizer.json", tmp_path / "theirs")
+    back = load_checkpoint(tmp_path / "theirs")
+
+    assert type(theirs).__name__ == registry.load("edgebert.encoders", family).CLASS_PREFIX + "ForQuestionAnswering"
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert back.facts.labels == ("start", "end")
+    assert back.facts.config.train.task == "question_answering"
+    with torch.no_grad():
+        logits = ours.double().eval()(**inputs)
+        given = theirs.double().eval()(**inputs)
+        expected = torch.stack([given.start_logits, given.end_logits], dim=-1)
+        real = inputs["attention_mask"] == 1
+        assert (expected - logits)[real].abs().max() <= 1e-10
+        assert (back.model.double().eval()(**inputs) - logits).abs().max() <= 1e-10
+    assert (logits[~real] == -1e4).all()
+    assert logits[real].std() > 0.1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

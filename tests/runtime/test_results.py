@@ -23,3 +23,9 @@ def test_prediction_to_dict_with_top() -> None:
     top = Prediction(**fields).to_dict()["top"]
 
     assert top == [{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]
+
+
+def test_prediction_to_dict_with_dropped_tokens() -> None:
+    fields = {**PREDICTION.to_dict(), "layer_tokens": (4, 2)}
+
+    assert Prediction(**fields).to_dict() == {**PREDICTION.to_dict(), "layer_tokens": (4, 2)}

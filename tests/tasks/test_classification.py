@@ -97,12 +97,15 @@ def test_softmax_of_no_rows() -> None:
     assert classification.softmax(np.zeros((0, 2))).shape == (0, 2)
 
 
-def test_answer_is_the_most_probable_label() -> None:
-    values = classification.values(np.array([[0.0, np.log(3), 0.0], [np.log(2), 0.0, 0.0]]))
+def test_ranked_gives_the_most_probable_labels() -> None:
+    scores = np.array([[0.0, np.log(3), 0.0], [np.log(2), 0.0, 0.0]])
 
-    assert [classification.answer(row, ("a", "b", "c")) for row in values] == [
-        ("b", pytest.approx(0.6)),
-        ("a", pytest.approx(0.5)),
+    ranked = classification.ranked(scores, (), ("a", "b", "c"), 2)
+
+    assert [[candidate.text for candidate in best] for best in ranked] == [["b", "a"], ["a", "b"]]
+    assert [[candidate.score for candidate in best] for best in ranked] == [
+        pytest.approx([0.6, 0.2]),
+        pytest.approx([0.5, 0.25]),
     ]
 
 

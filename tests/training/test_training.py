@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint
@@ -28,6 +30,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "pabee": ({"name": "pabee"}, (8.0,)),
     "geep": ({"name": "geep"}, (14.0,)),
     "dpbert": ({"name": "dpbert", "planner_width": 16}, (6.0, 6.0, 8.0, 8.0)),
+    "dynamic_tinybert": ({"name": "dynamic_tinybert", "search_evaluations": 4}, (6.0, 0.0, 0.0, 4.0)),
 }
 CALIBRATION_ROWS = {"geep": 40}
 
@@ -52,7 +55,7 @@ class _Recorder(Reporter):
                 if self._left < 0:
                     raise KeyboardInterrupt
             self.steps[title] = self.steps.get(title, 0) + steps
-            if note:
+            if note.startswith("loss "):
                 self.losses.setdefault(title, []).append(float(note.removeprefix("loss ")))
 
         yield advance
@@ -186,14 +189,43 @@ def test_train_tunes_and_calibrates_on_rows_of_their_own(
 def test_hold_out_keeps_the_first_part_whatever_comes_after() -> None:
     examples = [Example(text=str(number)) for number in range(50)]
 
-    alone, rest = run._hold_out(examples, 10)
-    first, second, others = run._hold_out(examples, 10, 15)
+    alone, rest = run._hold_out(examples, np.arange(50), 10)
+    first, second, others = run._hold_out(examples, np.arange(50), 10, 15)
 
     assert first == alone
     assert second + others == rest
     assert sorted(first + second + others, key=lambda e: int(e.text)) == examples
     assert (len(first), len(second)) == (10, 15)
-    assert run._hold_out(examples, 10, 0) == [alone, [], rest]
+    assert run._hold_out(examples, np.arange(50), 10, 0) == [alone, [], rest]
+
+
+@given(
+    groups=st.lists(st.integers(0, 12), min_size=2, max_size=60),
+    first=st.integers(0, 20),
+    second=st.integers(0, 20),
+)
+def test_hold_out_never_splits_a_group(groups: list[int], first: int, second: int) -> None:
+    examples = [Example(text=str(number)) for number in range(len(groups))]
+
+    largest = max(groups.count(group) for group in groups)
+
+    if first + second > len(groups) - 2 * largest:
+        with contextlib.suppress(DataError):
+            run._hold_out(examples, np.array(groups), first, second)
+        return
+    parts = run._hold_out(examples, np.array(groups), first, second)
+
+    held_out, calibration, rest = ({groups[int(example.text)] for example in part} for part in parts)
+    assert sorted(int(example.text) for part in parts for example in part) == list(range(len(groups)))
+    assert not held_out & calibration | held_out & rest | calibration & rest
+    assert not first or first <= len(parts[0]) < first + largest
+    assert not second or second <= len(parts[1]) < second + largest
+    assert rest
+
+
+def test_hold_out_of_everything_refused() -> None:
+    with pytest.raises(DataError, match=r"^train: 3 examples in 1 groups, all of which would be held out\.$"):
+        run._hold_out([Example("a")] * 3, np.zeros(3), 1)
 
 
 def test_train_resumed_calibrates_anew(
@@ -378,6 +410,25 @@ def test_train_plain_with_fewer_layers(make_config: Callable[..., RunConfig], tm
     train_model(config, tmp_path / "out", max_steps=1)
 
     assert load_checkpoint(tmp_path / "out").model.encoder.config.layers == 1
+
+
+@pytest.mark.parametrize(("pool", "is_taken"), [("mean", True), ("cls", False)])
+def test_train_starts_with_the_head_of_a_fine_tuned_checkpoint(
+    make_config: Callable[..., RunConfig], tmp_path: Path, pool: str, is_taken: bool
+) -> None:
+    config = msgspec.structs.replace(make_config(stage_epochs=(1.0,)), method={"name": "plain", "pool": "mean"})
+    plain = train_model(config, tmp_path / "plain", max_steps=2)
+    train = msgspec.structs.replace(config.train, model=str(tmp_path / "plain"), stage_epochs=(0.0,) * 4)
+    config = msgspec.structs.replace(config, method={"name": "dpbert", "pool": pool}, train=train)
+
+    made = train_model(config, tmp_path / "dpbert", seed=1)
+
+    theirs = plain.model.state_dict()
+    own = made.model.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs if name.startswith("encoder."))
+    taken = [torch.equal(own[name], theirs[name]) for name in theirs if name.endswith("weight") and "head." in name]
+    assert taken
+    assert all(taken) == is_taken
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""What several commands share: options, their reading, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edgebert.errors import ConfigError, require
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated."
+)
+policy_option = click.option(
+    "--policy", "policy", default="default", show_default=True, help="Operating point or policy."
+)
+provider_option = click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
+
+
+def require_training(command: str) -> None:
+    """Says which extra is missing before anything heavy is imported.
+
+    Raises:
+        MissingExtraError: A package that training needs is not installed.
+    """
+    for module in ("torch", "transformers", "accelerate", "sklearn", "scipy"):
+        require(module, extra="demo" if command == "demo" else "train", purpose=f"edgebert {command}")
+
+
+def say_next(command: str) -> None:
+    """Suggests the next command on stderr."""
+    click.echo(f"next: {command}", err=True)
+
+
+def print_json(value: object) -> None:
+    """Prints plain data as JSON to stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def read_columns(text: str | None) -> dict[str, str]:
+    """Reads `text=sentence,label=label`.
+
+    Raises:
+        ConfigError: A part is not of the form field=column.
+    """
+    columns = {}
+    for part in text.split(",") if text else []:
+        field, equals, column = part.partition("=")
+        if not equals or not field or not column:
+            raise ConfigError(f"--columns {text}: expected field=column, such as text=sentence,label=label.")
+        columns[field] = column
+    return columns
+
+
+def read_numbers(text: str, option: str) -> list[int]:
+    """Reads `1,2,4`.
+
+    Raises:
+        ConfigError: A part is no whole number of 1 or more.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected numbers with commas between, such as 1,2.") from error
+    if min(numbers) < 1:
+        raise ConfigError(f"{option} {text}: expected numbers of 1 or more.")
+    return numbers

@@ -1,0 +1,77 @@
+"""`edgebert bench`: times bundles and rivals."""
+
+from __future__ import annotations
+
+import click
+
+from edgebert.cli._options import json_option, policy_option, print_json, provider_option, read_columns, read_numbers
+from edgebert.output import ConsoleReporter
+
+
+@click.command(name="bench")
+@click.argument("bundles", nargs=-1, required=True)
+@click.option("--data", help="Labelled or plain file whose texts are timed; else random ids of --lengths.")
+@click.option("--columns", help="Which column is which field, such as text=sentence.")
+@policy_option
+@click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Set a knob of the policy.")
+@click.option("-t", "--threads", default="1", show_default=True, help="Thread counts, such as 1,2.")
+@click.option("-b", "--batches", default="1", show_default=True, help="Batch sizes, such as 1,32.")
+@click.option("-l", "--lengths", help="Lengths in tokens; by default 16, 32 and 128, as far as the bundles take them.")
+@click.option("--against", help="A bundle, whole, uncompacted, torch or optimum.")
+@click.option("--against-batch", type=click.IntRange(min=1), help="Batch size of the other side.")
+@click.option("--reference", help="A plain checkpoint for torch and optimum; else random weights of the same shape.")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "offline"]),
+    default="single-stream",
+    show_default=True,
+    help="One text after the other, or the whole file in batches.",
+)
+@click.option("--per-layer", is_flag=True, help="Fit time = fixed + k x layer.")
+@click.option("--repeats", default=5, show_default=True, help="Turns of each side.")
+@click.option("--max-texts", default=500, show_default=True)
+@provider_option
+@json_option
+def command(
+    bundles: tuple[str, ...],
+    data: str | None,
+    columns: str | None,
+    policy: str,
+    settings: tuple[str, ...],
+    threads: str,
+    batches: str,
+    lengths: str | None,
+    against: str | None,
+    against_batch: int | None,
+    reference: str | None,
+    scenario: str,
+    per_layer: bool,
+    repeats: int,
+    max_texts: int,
+    provider: str,
+    as_json: bool,
+) -> None:
+    """Time bundles, and rivals beside them: child processes that take turns."""
+    from edgebert.bench import bench_bundles, table
+    from edgebert.config import parse_setting
+
+    result = bench_bundles(
+        bundles,
+        data=data,
+        columns=read_columns(columns) or None,
+        policy=policy,
+        settings=dict(parse_setting(text) for text in settings),
+        threads=read_numbers(threads, "--threads"),
+        batches=read_numbers(batches, "--batches"),
+        lengths=read_numbers(lengths, "--lengths") if lengths else None,
+        against=against,
+        against_batch=against_batch,
+        reference=reference,
+        scenario=scenario,  # type: ignore[arg-type]  # click.Choice has checked it
+        per_layer=per_layer,
+        repeats=repeats,
+        max_texts=max_texts,
+        provider=provider,
+        reporter=ConsoleReporter(),
+    )
+    print_json(result) if as_json else click.echo(table(result))

@@ -1,0 +1,33 @@
+"""`edgebert verify`: checks a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgebert.cli._options import json_option, print_json
+
+
+@click.command(name="verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--reference", help="The checkpoint it was made from: compare with torch too.")
+@click.option("--samples", default=64, show_default=True, help="Random inputs of that comparison.")
+@click.option("--tolerance", default=1.0e-4, show_default=True)
+@json_option
+def command(bundle: Path, reference: str | None, samples: int, tolerance: float, as_json: bool) -> None:
+    """Check every file of a bundle, load every graph, and compare with torch if a reference is given."""
+    from edgebert.verify import verify_bundle
+
+    result = verify_bundle(bundle, reference=reference, samples=samples, tolerance=tolerance)
+    for note in result["notes"]:
+        click.echo(f"note: {note}", err=True)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{bundle}: {result['files']} files and {result['graphs']} graphs are as they were made")
+    if result["parity"]:
+        click.echo(
+            f"agrees with {reference} on {result['parity']['samples']} inputs: largest difference "
+            f"{result['parity']['max_difference']:.1e}, {result['parity']['differing_decisions']} decisions differ"
+        )

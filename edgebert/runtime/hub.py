@@ -1,0 +1,39 @@
+"""Finds a bundle: a folder, or the hub id of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgebert.bundle import Bundle, open_bundle
+from edgebert.errors import BundleError, require
+
+
+def find_bundle(path: str | Path) -> Bundle:
+    """Opens a bundle folder, or the bundle of a hub id, without loading its graphs.
+
+    Raises:
+        BundleError: There is none, or it is refused.
+        MissingExtraError: What a hub id needs is not installed.
+    """
+    return open_bundle(_download(str(path)) if _is_hub_id(path) else path)
+
+
+def _is_hub_id(path: str | Path) -> bool:
+    """Says whether a text that names no folder looks like `owner/name` rather than a mistyped path."""
+    text = str(path)
+    looks_like_one = text.count("/") == 1 and text[0] not in "./~" and not Path(text).parent.exists()
+    return isinstance(path, str) and not Path(text).exists() and looks_like_one
+
+
+def _download(hub_id: str) -> Path:
+    """Fetches a bundle from the hub.
+
+    Raises:
+        BundleError: There is no such bundle folder, and the hub has none either.
+    """
+    hub = require("huggingface_hub", extra="hub", purpose=f"{hub_id}: no such folder, and opening a hub id")
+    try:
+        return Path(hub.snapshot_download(hub_id))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{hub_id}: no such bundle folder, and not to be had from the hub: {reason}") from error

@@ -1,0 +1,41 @@
+"""Checks token ids that a caller made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.bundle.manifest import EncoderFacts
+from edgebert.errors import DataError
+
+
+def check_ids(facts: EncoderFacts, ids: NDArray[Any], mask: NDArray[Any], types: NDArray[Any]) -> None:
+    """Refuses token ids that an encoder does not take.
+
+    Args:
+        facts: The encoder's.
+        ids: `input_ids`, int [rows, tokens].
+        mask: `attention_mask`, int [rows, tokens].
+        types: `token_type_ids`, int [rows, tokens].
+
+    Raises:
+        DataError: The shapes do not fit, an id is outside the vocabulary, or a mask has other values than 0 and 1 or a
+            row that is all padding.
+    """
+    if ids.shape != mask.shape or ids.shape != types.shape or ids.ndim != 2 or not ids.size:
+        raise DataError(
+            "expected input_ids, attention_mask and token_type_ids of one shape [rows, tokens], got "
+            f"{ids.shape}, {mask.shape} and {types.shape}."
+        )
+    if ids.shape[1] > facts.max_length:
+        raise DataError(f"input_ids: expected at most {facts.max_length} tokens, got {ids.shape[1]}.")
+    if ids.min() < 0 or ids.max() >= facts.vocabulary_size:
+        raise DataError(f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}.")
+    if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
+        raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
+    if not np.isin(mask, (0, 1)).all():
+        raise DataError(f"attention_mask: expected 0 and 1, got {mask.min()} to {mask.max()}.")
+    if not mask.any(axis=1).all():
+        raise DataError("attention_mask: a row is all padding.")
