@@ -80,8 +80,8 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     of_each = graph.split(mixed, count, counts)
     total = graph.add("Add", x, graph.weight(pieces.bias))
     for i in range(count):
-        made = graph.add("MatMul", of_each[i], graph.weight(pieces.contract[i]))
-        total = graph.add("ScatterND", total, writes[i], made, reduction="add")
+        contracted = graph.add("MatMul", of_each[i], graph.weight(pieces.contract[i]))
+        total = graph.add("ScatterND", total, writes[i], contracted, reduction="add")
     made = graph.inline(finish_graph, {"attended_sum": total, mask: mask})
     types = [value.type for value in finish_graph.graph.output]
     return _model(graph, plan, dict(zip(made, types, strict=True)), config, opset)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -39,19 +40,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgebert import registry
 from edgebert.bundle.manifest import Macs, Part, total
 from edgebert.config import TrainConfig
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
 from edgebert.errors import ConfigError
 from edgebert.losses import mean_distillation, task_loss
 from edgebert.methods._choices import Surrogate, shared_out, straight_through
+from edgebert.methods._heads import new_head
 from edgebert.methods._pieces import AttentionPart, FeedForwardPart
 from edgebert.methods._pooled import Classifier, PooledExit, Pooler
 from edgebert.methods._program import (
     AdaptiveModel,
     Batch,
     CompiledStep,
+    HeadStep,
     Pool,
     Pooling,
     Stage,
@@ -59,6 +61,7 @@ from edgebert.methods._program import (
     evaluating,
     groups,
     head_step,
+    layer_step,
 )
 from edgebert.policies import Choice, SelectPosition
 from edgebert.policies.width import kept_counts
@@ -66,7 +69,7 @@ from edgebert.policies.width import kept_counts
 STAGES = ("fine_tune", "joint")
 POLICIES = ("width", "never")
 WHOLE_MODEL = False
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", "question_answering")
 REFUSES: dict[str, str] = {}
 DEFAULT_BLOCKS = 8
 
@@ -192,31 +195,28 @@ class TBert(AdaptiveModel):
 
     steps_taken: Tensor
 
-    def __init__(self, encoder: Encoder, config: Config, n_labels: int) -> None:
+    def __init__(self, encoder: Encoder, config: Config, n_labels: int, *, per_token: bool) -> None:
         super().__init__()
         shape = encoder.config
-        family = registry.load("edgebert.encoders", shape.family)
         self.encoder = encoder
         self.config = config
         self.n_labels = n_labels
         self.block_size = block_size(shape, config)
         self.pieces = {"head_choice": shape.heads, "block_choice": shape.feed_forward_size // self.block_size}
-        self.pooling = Pooling(config.pool, shape.hidden_size)
-        self.head = family.ClassificationHead(shape, n_labels)
-        initialise(self.pooling)
-        initialise(self.head)
+        self.pooling, self.head = new_head(shape, config.pool, n_labels, per_token=per_token)
         self.head_predictors = self._predictors("head_choice")
         self.block_predictors = self._predictors("block_choice")
         inner = range(1, shape.layers) if config.inner_layers is None else config.inner_layers
-        self.inner = nn.ModuleDict(
-            {str(layer): PooledExit(Pooler(shape, config.pool), Classifier(shape, n_labels)) for layer in inner}
-        )
+        self.inner = nn.ModuleDict({str(layer): _inner_head(shape, config, n_labels, per_token) for layer in inner})
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Returns the logits at full width, float [batch, labels]."""
-        hidden = self.encoder(input_ids, attention_mask, token_type_ids)[-1]
-        return self.head(self.pooling(hidden, attention_mask))
+        """Returns the logits at full width, float [batch, labels]; for question answering float [batch, tokens, 2]."""
+        return self.answer(self.encoder(input_ids, attention_mask, token_type_ids)[-1], attention_mask)
+
+    def answer(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns the head's logits of the last hidden states, float [batch, tokens, hidden]; see `forward`."""
+        return HeadStep(self.pooling, self.head)(hidden, attention_mask)
 
     def walk(self, batch: Batch, choose: Choose) -> list[Tensor]:
         """Takes every row through the layers with the pieces chosen for it; all are computed and the rest masked.
@@ -276,7 +276,7 @@ class TBert(AdaptiveModel):
             return straight_through(scores, counts, config.surrogate, config.topk_noise)
 
         states = self.walk(batch, choose)
-        logits = self.head(self.pooling(states[-1], mask))
+        logits = self.answer(states[-1], mask)
         loss = task_loss(logits, batch.labels)
         if config.inner_loss and self.inner:
             inner = [task_loss(head(states[int(name) - 1], mask), batch.labels) for name, head in self.inner.items()]
@@ -303,7 +303,10 @@ class TBert(AdaptiveModel):
         ]
 
     def steps(self) -> list[CompiledStep]:
-        """Returns embed, four steps for each layer (choose heads, attention, choose blocks, feed-forward), the head."""
+        """Returns embed; for each layer choose heads, attention, choose blocks, feed-forward; and the head.
+
+        A layer is there as one graph too, for when all of its pieces run.
+        """
         shape = self.encoder.config
         attention = [AttentionPart(layer.attention) for layer in self._own_layers]
         feed_forward = [FeedForwardPart(layer.feed_forward, self.block_size) for layer in self._own_layers]
@@ -312,11 +315,12 @@ class TBert(AdaptiveModel):
             own = shape.own_layer(index)
             steps += [
                 self._select("head_choice", "hidden", index, self.head_predictors[index]),
+                replace(layer_step(self.encoder.layers[index], index, shape), part="fused"),
                 self._part("head_choice", "hidden", index, attention[own]),
                 self._select("block_choice", "attended", index, self.block_predictors[index]),
                 self._part("block_choice", "attended", index, feed_forward[own]),
             ]
-        return [*steps, head_step(self.pooling, self.head, shape, self.n_labels, may_link=True)]
+        return [*steps, head_step(self.pooling, self.head, shape, self.n_labels)]
 
     def _predictors(self, choice: str) -> nn.ModuleList:
         shape, config = self.encoder.config, self.config
@@ -407,8 +411,21 @@ def block_size(shape: EncoderConfig, config: Config) -> int:
     return size
 
 
-def build(encoder: Encoder, config: Config, n_labels: int) -> TBert:
+def _inner_head(shape: EncoderConfig, config: Config, n_labels: int, per_token: bool) -> nn.Module:
+    """Returns a classifier on an inner layer: a pooler and a linear map, or one of spans."""
+    if per_token:
+        return HeadStep(*new_head(shape, config.pool, n_labels, per_token=True))
+    return PooledExit(Pooler(shape, config.pool), Classifier(shape, n_labels))
+
+
+def build(encoder: Encoder, config: Config, n_labels: int, *, per_token: bool = False) -> TBert:
     """Makes the model, with new predictors, inner classifiers and head.
+
+    Args:
+        encoder: The encoder.
+        config: The settings.
+        n_labels: How many labels there are, or outputs of a token.
+        per_token: Whether every token has scores, as in question answering.
 
     Raises:
         ConfigError: A setting does not go with the encoder.
@@ -416,7 +433,7 @@ def build(encoder: Encoder, config: Config, n_labels: int) -> TBert:
     layers = encoder.config.layers
     if not all(1 <= layer < layers for layer in config.inner_layers or ()):
         raise ConfigError(f"method.inner_layers: expected layers of 1 to {layers - 1}, got {config.inner_layers}.")
-    return TBert(encoder, config, n_labels)
+    return TBert(encoder, config, n_labels, per_token=per_token)
 
 
 def rule(config: Config) -> tuple[str, dict[str, object]]:

@@ -232,7 +232,7 @@ class _Ready(NamedTuple):
     """A step with everything looked up.
 
     `position` is an exit's, `selection` a select's; `layers_after` says how many layers come after its own; `unread`
-    names the values nobody reads after it.
+    names the values nobody reads after it; `in_pieces` says whether its layer has pieces to choose from.
     """
 
     step: Step
@@ -242,6 +242,7 @@ class _Ready(NamedTuple):
     selection: SelectPosition | None
     layers_after: int
     unread: tuple[str, ...]
+    in_pieces: bool
 
 
 class Engine:
@@ -262,6 +263,7 @@ class Engine:
                 select_position(step, self.program) if step.kind == "select" else None,
                 len({later.layer for later in self.program[number + 1 :] if later.kind == "layer"} - {step.layer}),
                 unread,
+                any(other.kind == "select" and other.layer == step.layer for other in self.program),
             )
             for number, (step, unread) in enumerate(zip(self.program, _no_longer_read(self.program), strict=True))
         ]
@@ -349,10 +351,14 @@ def _compute(ready: _Ready, rows: _Rows) -> None:
 def _layer(ready: _Ready, rows: _Rows) -> None:
     """Runs a layer on the rows that want it; the values of the others stay as they are.
 
-    A layer that is there in parts and as one graph runs as the latter when no row drops a token in it.
+    A layer that is there in parts and as one graph runs as the latter when all pieces of it are to run, or no row
+    drops a token in it.
     """
     if ready.step.part == "fused":
-        rows.is_fused = not _drops_any(_tokens_to_keep(ready, rows), rows)
+        if ready.in_pieces:
+            rows.is_fused = not rows.policy.selects
+        else:
+            rows.is_fused = not _drops_any(_tokens_to_keep(ready, rows), rows)
         if rows.is_fused:
             _compute(ready, rows)
         return

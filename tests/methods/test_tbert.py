@@ -439,15 +439,14 @@ def test_tbert_session_calls(
     full = runtime.run_encoded(encoded, batch_size=6)
 
     parts = [f"graphs/{part}_{layer:02d}.onnx" for layer in range(LAYERS) for part in ("attention", "feed_forward")]
+    whole = [f"graphs/layer_{layer:02d}.onnx" for layer in range(LAYERS)]
     if link:
-        expected = ["graphs/embed.onnx", *parts]
-        assert [call.graph for call in half.calls] == expected
+        assert [call.graph for call in half.calls] == ["graphs/embed.onnx", *parts, "graphs/head.onnx"]
     else:
         selects = [f"graphs/{kind}_{layer:02d}.onnx" for layer in range(LAYERS) for kind in ("heads", "blocks")]
         both = [graph for pair in zip(selects, parts, strict=True) for graph in pair]
         assert [call.graph for call in half.calls] == ["graphs/embed.onnx", *both, "graphs/head.onnx"]
-        expected = ["graphs/embed.onnx", *parts, "graphs/head.onnx"]
-    assert [call.graph for call in full.calls] == expected
+    assert [call.graph for call in full.calls] == ["graphs/embed.onnx", *whole, "graphs/head.onnx"]
     assert all(call.rows == 6 for call in half.calls)
     assert runtime.layer_rows(half.calls) == 6 * LAYERS
 
@@ -494,7 +493,7 @@ def test_tbert_bundle_has_no_inner_classifiers(
     model, runtime = make_runtime(link=False)
     files = set(runtime.manifest.files)
 
-    kinds = {"attention", "feed_forward", "heads", "blocks"}
+    kinds = {"attention", "feed_forward", "heads", "blocks", "layer"}
     graphs = {f"graphs/{kind}_{layer:02d}.onnx" for kind in kinds for layer in range(LAYERS)}
     assert {file for file in files if file.startswith("graphs/")} == {*graphs, "graphs/embed.onnx", "graphs/head.onnx"}
     assert set(model.inner) == {"1", "2"}
