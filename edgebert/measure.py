@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert.bundle.manifest import Manifest
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
@@ -132,6 +133,7 @@ def measure(
         "mean_predictor_calls": predicted / len(examples),
         "mean_tokens": float(lengths.sum() / len(texts)),
         **_layer_tokens(outcomes, len(texts)),
+        **_widths(outcomes, manifest),
         "flops_ratio": float(macs.sum() / model.full_macs(lengths).sum()),
         "gmacs": float(macs.sum() / len(texts) / 1e9),
         "gflops_fastbert": float(2 * linear_macs.sum() / len(texts) / 1e9),
@@ -193,6 +195,20 @@ def _layer_tokens(outcomes: Sequence[Outcome], texts: int) -> dict[str, list[flo
     counts = [outcome.layer_tokens for outcome in outcomes]
     made = [count for count in counts if count is not None]
     return {"mean_layer_tokens": (np.concatenate(made).sum(axis=0) / texts).tolist()} if made else {}
+
+
+def _widths(outcomes: Sequence[Outcome], manifest: Manifest) -> dict[str, Any]:
+    """Returns the share of the pieces that ran, of each kind, and how many neurons are chosen together, if any are."""
+    names = {step.choice: step.choices for step in manifest.program if step.kind == "select" and step.choice}
+    if not names:
+        return {}
+    shares = {name: float(np.concatenate([o.chosen[name] for o in outcomes]).mean()) for name in names}
+    blocks = names.get("block_choice")
+    return {
+        "mean_width": sum(shares.values()) / len(shares),
+        **{f"mean_{name.removesuffix('_choice')}_share": share for name, share in shares.items()},
+        "block_size": None if blocks is None else manifest.encoder.feed_forward_size // blocks,
+    }
 
 
 def _paths(path: NDArray[np.bool_]) -> dict[str, Any]:

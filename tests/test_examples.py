@@ -57,6 +57,20 @@ def test_keep_fewer_tokens(save_tiny_checkpoint: Callable[..., Path], tmp_path: 
     assert "tokens 9, 9, 9 of 9, 1.00 of the cost" in lines[0]
 
 
+def test_choose_width(save_tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5})}
+    export_model(save_tiny_checkpoint({"name": "tbert"}, points), tmp_path / "bundle")
+
+    lines = _run("choose_width.py", tmp_path / "bundle", "a good movie with a warm cast").splitlines()
+
+    costs = [float(re.findall(r"(\d\.\d\d) of the cost", line)[0]) for line in lines]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"width {width}" for width in ("1.00", "0.75", "0.50", "0.25")
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < 0.6
+
+
 def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: Path) -> None:
     settings = [f"train.model={tiny_hf_folder}", "train.stage_epochs=[0.2, 0.2]", "train.tuning_rows=40"]
 

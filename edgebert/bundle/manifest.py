@@ -26,7 +26,7 @@ Part = Literal["whole", "fused", "attention", "feed_forward"]
 NO_GRAPH = ("drop", "restore")
 """Kinds of steps that the runtime does by itself."""
 
-Knobs = dict[str, float | int | str | None]
+Knobs = dict[str, bool | float | int | str | None]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 
@@ -303,7 +303,9 @@ def _check_step(step: Step, manifest: Manifest, *, can_skip: bool, what: str) ->
         raise BundleError(f"{what}: expected a layer of 0 to {manifest.encoder.layers}.")
     if (step.choice is None) != (step.choices < 1) or (step.kind == "select" and step.choice is None):
         raise BundleError(f"{what}: a choice and the number of its pieces go together.")
-    if step.part == "fused" and not any(s.kind == "drop" and s.layer == step.layer for s in manifest.program):
-        raise BundleError(f"{what}: a fused layer stands in for parts between which tokens are dropped.")
+    if step.part == "fused" and not any(
+        s.kind in ("drop", "select") and s.layer == step.layer for s in manifest.program
+    ):
+        raise BundleError(f"{what}: a fused layer stands in for parts that drop tokens or have pieces.")
     if can_skip and (step.part != "whole" or step.kind in ("select", "drop")):
         raise BundleError(f"{what}: a program that leaves layers out must have them whole.")

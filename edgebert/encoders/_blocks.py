@@ -147,6 +147,10 @@ class Attention(nn.Module):
             hidden: Hidden states, float [batch, tokens, hidden].
             attention_mask: 1 for a token, 0 for padding, int64 [batch, tokens].
         """
+        return self.finish(self.context(hidden, attention_mask), hidden)
+
+    def context(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns what each head gives, float [batch, heads, tokens, hidden / heads]; for the rest see `forward`."""
         batch, tokens, width = hidden.shape
 
         def split(x: Tensor) -> Tensor:
@@ -154,15 +158,18 @@ class Attention(nn.Module):
 
         # ONNX Runtime's CPU Attention wants the mask at its full [batch, 1, queries, keys].
         visible = (attention_mask != 0)[:, None, None, :].expand(batch, 1, tokens, tokens)
-        context = functional.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             split(self.query(hidden)),
             split(self.key(hidden)),
             split(self.value(hidden)),
             attn_mask=visible,
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
-        context = context.transpose(1, 2).reshape(batch, tokens, width)
-        return self.norm(self.dropout(self.output(context)) + hidden)
+
+    def finish(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """Returns hidden states of what the heads gave and of the part's own input, float [batch, tokens, hidden]."""
+        joined = context.transpose(1, 2).reshape(hidden.shape)
+        return self.norm(self.dropout(self.output(joined)) + hidden)
 
 
 class FeedForward(nn.Module):
@@ -178,7 +185,16 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns hidden states, float [batch, tokens, hidden]."""
-        return self.norm(self.dropout(self.contract(self.activation(self.expand(hidden)))) + hidden)
+        return self.finish(self.activation(self.expand(hidden)), hidden)
+
+    def finish(self, inner: Tensor, hidden: Tensor) -> Tensor:
+        """Returns hidden states, float [batch, tokens, hidden], of what the neurons give and of the part's own input.
+
+        Args:
+            inner: After the activation, float [batch, tokens, feed_forward].
+            hidden: Hidden states, float [batch, tokens, hidden].
+        """
+        return self.norm(self.dropout(self.contract(inner)) + hidden)
 
 
 class Layer(nn.Module):

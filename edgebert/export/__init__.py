@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 import torch
 import yaml
-from torch import nn
 
 from edgebert import registry
 from edgebert.bundle import CARD_NAME, CONFIG_NAME, TOKENIZER_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
@@ -32,8 +32,10 @@ from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError
 from edgebert.export.link import GraphPlan, plan_graphs
+from edgebert.export.pieces import pieces_graph
 from edgebert.export.shapes import PREFIX, random_encoder
 from edgebert.export.trace import graph_outputs, trace_module
+from edgebert.methods._pieces import PiecewisePart
 from edgebert.output import Reporter
 from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
@@ -111,14 +113,11 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans if plan.module is not None}
     with reporter.track("export", len(graphs) + has_whole) as advance:
         for path, plan in graphs.items():
-            files[path] = _write_graph(
-                plan.module, plan.step.inputs, plan.outputs, folder / path, shape, settings.opset
-            )
+            files[path] = _write_graph(_graph(plan, shape, settings.opset), plan.inputs, plan.outputs, folder / path)
             advance(1, plan.step.file)
         if has_whole:
-            files[WHOLE_MODEL_NAME] = _write_graph(
-                model, shape.input_names, ("logits",), folder / WHOLE_MODEL_NAME, shape, settings.opset
-            )
+            whole = trace_module(model, shape.input_names, ("logits",), config=shape, opset=settings.opset)
+            files[WHOLE_MODEL_NAME] = _write_graph(whole, shape.input_names, ("logits",), folder / WHOLE_MODEL_NAME)
             advance(1, "whole model")
     if TOKENIZER_NAME in checkpoint.tokenizer:
         files[TOKENIZER_NAME] = _write_file(folder / TOKENIZER_NAME, checkpoint.tokenizer[TOKENIZER_NAME])
@@ -142,15 +141,15 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
 
-def _write_graph(
-    module: nn.Module,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    path: Path,
-    shape: EncoderConfig,
-    opset: int,
-) -> FileFacts:
-    model = trace_module(module, inputs, outputs, config=shape, opset=opset)
+def _graph(plan: GraphPlan, shape: EncoderConfig, opset: int) -> onnx.ModelProto:
+    """Makes the graph of a plan."""
+    if isinstance(plan.step.module, PiecewisePart):
+        return pieces_graph(plan, config=shape, opset=opset)
+    assert plan.module is not None
+    return trace_module(plan.module, plan.inputs, plan.outputs, config=shape, opset=opset)
+
+
+def _write_graph(model: onnx.ModelProto, inputs: tuple[str, ...], outputs: tuple[str, ...], path: Path) -> FileFacts:
     facts = _write_file(path, model.SerializeToString(deterministic=True))
     return msgspec.structs.replace(facts, inputs=inputs, outputs=tuple(graph_outputs(inputs, outputs)))
 
@@ -178,7 +177,7 @@ def _manifest(
                     kind=step.kind,
                     layer=step.layer,
                     graph=path if owns else None,
-                    inputs=step.inputs if step is plan.step else step.outputs,
+                    inputs=plan.inputs if step is plan.step else step.outputs,
                     outputs=plan.outputs if step is plan.step else (),
                     macs=step.macs,
                     part=step.part,

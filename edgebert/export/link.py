@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from edgebert.methods._program import CompiledStep
 
+_ALWAYS = {"attention_mask"}
+"""Values that no step has to make and that are never let go."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphPlan:
@@ -24,6 +27,12 @@ class GraphPlan:
     linked: tuple[CompiledStep, ...] = ()
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the step reads, and what the linked steps read that was there from the start."""
+        read = {name for step in self.linked for name in step.inputs} & _ALWAYS
+        return (*self.step.inputs, *sorted(read - set(self.step.inputs)))
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The outputs of the step, then those of the linked steps."""
         return (*self.step.outputs, *(name for step in self.linked for name in step.outputs))
@@ -31,20 +40,21 @@ class GraphPlan:
     @property
     def module(self) -> nn.Module | None:
         """The module to export; None where the runtime needs none."""
-        return LinkedModule(self.step, self.linked) if self.linked else self.step.module
+        return LinkedModule(self.step, self.linked, self.inputs) if self.linked else self.step.module
 
 
 class LinkedModule(nn.Module):
-    """A step's module and those of the steps linked behind it, as one."""
+    """A step's module and those of the steps linked behind it, as one, of these inputs."""
 
-    def __init__(self, step: CompiledStep, linked: Sequence[CompiledStep]) -> None:
+    def __init__(self, step: CompiledStep, linked: Sequence[CompiledStep], inputs: tuple[str, ...]) -> None:
         super().__init__()
+        self.inputs = inputs
         self.steps = (step, *linked)
         self.parts = nn.ModuleList(part.module for part in self.steps if part.module is not None)
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Returns every step's outputs, the first step's first."""
-        values = dict(zip(self.steps[0].inputs, arguments, strict=True))
+        values = dict(zip(self.inputs, arguments, strict=True))
         results: list[Tensor] = []
         for step, part in zip(self.steps, self.parts, strict=True):
             outputs = part(*(values[name] for name in step.inputs))
@@ -90,4 +100,4 @@ def _check_shared(plans: Sequence[GraphPlan]) -> None:
 
 
 def _visible(plan: GraphPlan) -> set[str]:
-    return {*plan.step.inputs, *plan.outputs}
+    return {*plan.step.inputs, *plan.outputs, *_ALWAYS}

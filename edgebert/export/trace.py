@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
@@ -14,6 +14,9 @@ from edgebert.encoders._blocks import EncoderConfig
 from edgebert.export.passes import apply_passes
 from edgebert.export.template import shared_templates
 
+BATCH, TOKENS = 2, 8
+"""Size of the examples a module is traced with."""
+
 
 def trace_module(
     module: nn.Module,
@@ -22,6 +25,7 @@ def trace_module(
     *,
     config: EncoderConfig,
     opset: int,
+    widths: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
     """Exports a module with free batch size and length; modules that differ in their weights alone are traced once.
 
@@ -31,18 +35,22 @@ def trace_module(
         outputs: Names of values. One that is an input too gets `_out` appended: names in a graph are unique.
         config: The encoder's shape.
         opset: ONNX operator set.
+        widths: Last axis of the inputs that are float [batch, tokens, width] and no hidden states.
     """
-    options = (tuple(inputs), tuple(outputs), config, opset)
-    model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, config, opset))
+    arguments = tuple(
+        torch.zeros(BATCH, TOKENS, widths[name]) if widths and name in widths else sample(name, config)
+        for name in inputs
+    )
+    options = (tuple(inputs), tuple(outputs), config, opset, tuple((widths or {}).items()))
+    model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, arguments, opset))
     onnx.checker.check_model(model)
     return model
 
 
 def _trace(
-    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], config: EncoderConfig, opset: int
+    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], arguments: tuple[Tensor, ...], opset: int
 ) -> onnx.ModelProto:
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
-    arguments = tuple(sample(name, config) for name in inputs)
     training = {part: part.training for part in module.modules()}
     module.eval()
     logger = logging.getLogger("torch.onnx")
@@ -85,7 +93,7 @@ def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
     return [f"{name}_out" if name in inputs else name for name in outputs]
 
 
-def sample(name: str, config: EncoderConfig, batch: int = 2, tokens: int = 8) -> Tensor:
+def sample(name: str, config: EncoderConfig, batch: int = BATCH, tokens: int = TOKENS) -> Tensor:
     """Returns an example of a value: hidden states, float [batch, tokens, hidden]; others int64 [batch, tokens]."""
     if name in ("hidden", "attended"):
         return torch.zeros(batch, tokens, config.hidden_size)

@@ -45,22 +45,36 @@ class Policy(policies.Policy):
 
     def select(self, scores: NDArray[Any], position: SelectPosition, tokens: NDArray[np.int64]) -> Chosen:
         """Takes the best pieces; of equal ones the first."""
-        order = np.argsort(-scores, axis=1, kind="stable")
+        config, order = self.config, np.argsort(-scores, axis=1, kind="stable")
         chosen = np.zeros(scores.shape, np.bool_)
-        np.put_along_axis(chosen, order, np.arange(scores.shape[1]) < self._count(position, tokens)[:, None], axis=1)
+        if config.exact_budget:
+            counts = kept_counts(config.width, position, tokens, exact_budget=True)
+            chosen[np.arange(len(scores))[:, None], order] = np.arange(scores.shape[1]) < counts[:, None]
+        else:
+            chosen[np.arange(len(scores))[:, None], order[:, : kept_count(config.width, scores.shape[1])]] = True
         return chosen
 
-    def _count(self, position: SelectPosition, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns how many pieces run, int64 [rows]."""
-        width, choice = self.config.width, position.choice
-        if not self.config.exact_budget or choice != position.all_choices[-1]:
-            return np.full(len(tokens), kept_count(width, choice.pieces))
-        left = -position.predictors.of(tokens)
-        for other in position.all_choices:
-            kept = 0 if other == choice else kept_count(width, other.pieces)
-            left += (width * other.pieces - kept) * other.each.of(tokens)
-        count: NDArray[np.int64] = np.rint(left / choice.each.of(tokens)).astype(np.int64)
-        return np.clip(count, 1, choice.pieces)
+
+def kept_counts(
+    width: float, position: SelectPosition, tokens: NDArray[np.int64], *, exact_budget: bool = False
+) -> NDArray[np.int64]:
+    """Returns how many pieces each row runs, int64 [rows].
+
+    Args:
+        width: See `Config`.
+        position: Where pieces are chosen.
+        tokens: How many tokens each row has, int64 [rows].
+        exact_budget: See `Config`.
+    """
+    choice = position.choice
+    if width == 1 or not exact_budget or choice != position.all_choices[-1]:
+        return np.full(len(tokens), kept_count(width, choice.pieces))
+    left = -position.predictors.of(tokens)
+    for other in position.all_choices:
+        kept = 0 if other == choice else kept_count(width, other.pieces)
+        left += (width * other.pieces - kept) * other.each.of(tokens)
+    count: NDArray[np.int64] = np.rint(left / choice.each.of(tokens)).astype(np.int64)
+    return np.clip(count, 1, choice.pieces)
 
 
 def kept_count(width: float, pieces: int) -> int:
