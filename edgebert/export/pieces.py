@@ -35,6 +35,9 @@ from edgebert.export.passes import apply_passes
 from edgebert.export.trace import graph_outputs, trace_module
 from edgebert.methods._pieces import PiecewisePart
 
+MOST_PIECES = 64
+"""Beyond so many pieces of a part every one costs more than its arithmetic: all are computed, the others masked."""
+
 
 def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.ModelProto:
     """Returns the graph of a part in pieces and of the steps linked behind it.
@@ -47,6 +50,10 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     step, part = plan.step, plan.step.module
     assert isinstance(part, PiecewisePart)
     assert step.choice is not None
+    if step.choices > MOST_PIECES:
+        assert plan.module is not None
+        widths = {step.choice: step.choices}
+        return trace_module(plan.module, plan.inputs, plan.outputs, config=config, opset=opset, widths=widths)
     pieces, mask = part.pieces(), "attention_mask"
     count, _, width = pieces.expand.shape
     x = step.inputs[0]

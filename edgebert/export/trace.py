@@ -35,11 +35,11 @@ def trace_module(
         outputs: Names of values. One that is an input too gets `_out` appended: names in a graph are unique.
         config: The encoder's shape.
         opset: ONNX operator set.
-        widths: Last axis of the inputs that are float [batch, tokens, width] and no hidden states.
+        widths: Last axis of the inputs that are float [batch, tokens, width] and no hidden states, and of choices,
+            bool [batch, width].
     """
     arguments = tuple(
-        torch.zeros(BATCH, TOKENS, widths[name]) if widths and name in widths else sample(name, config)
-        for name in inputs
+        _sample_of_width(name, widths[name]) if widths and name in widths else sample(name, config) for name in inputs
     )
     options = (tuple(inputs), tuple(outputs), config, opset, tuple((widths or {}).items()))
     model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, arguments, opset))
@@ -66,7 +66,9 @@ def _trace(
                 opset_version=opset,
                 input_names=list(inputs),
                 output_names=graph_outputs(inputs, outputs),
-                dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in inputs),),
+                dynamic_shapes=(
+                    tuple({0: batch} if value.dtype == torch.bool else {0: batch, 1: tokens} for value in arguments),
+                ),
                 verbose=False,
             )
     finally:
@@ -86,6 +88,12 @@ class _Positional(nn.Module):
 
     def forward(self, *arguments: Tensor) -> object:
         return self.module(*arguments)
+
+
+def _sample_of_width(name: str, width: int) -> Tensor:
+    if name.endswith("_choice"):
+        return torch.ones(BATCH, width, dtype=torch.bool)
+    return torch.zeros(BATCH, TOKENS, width)
 
 
 def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:

@@ -128,7 +128,7 @@ class FeedForwardPart(PiecewisePart):
         """
         part = self.feed_forward
         inner = part.activation(part.expand(attended))
-        chosen = block_choice.to(inner.dtype).repeat_interleave(self.block_size, dim=1)[:, None, :]
+        chosen = block_choice.to(inner.dtype)[:, :, None].expand(-1, -1, self.block_size).flatten(1)[:, None, :]
         return part.finish(inner * chosen, attended)
 
     def pieces(self) -> Pieces:

@@ -9,13 +9,15 @@ A realisation of the published idea: only the abstract was to be had, and the co
 the same first author, whose top-k mode is the nearest precursor. After that code: what is pruned, the predictors'
 shape, hard top-k without a sparsity loss, one optimiser. Departures, and what the sources leave open:
 - `block_size`: feed-forward neurons are chosen in blocks of neighbours (an eighth of them by default), since skipped
-  blocks save time and skipped neurons hardly do. 1 is the lineage's granularity.
+  blocks save time. 1 is the lineage's granularity: there all neurons are computed and those not chosen masked, which
+  was the fastest form for short texts, so that the blocks' share of the cost is what is used, not what is spent.
 - `pool` is the masked mean of the tokens; EBERT reads the first token, and the mean in the first layer, padding
   included. With `pool: cls` the first layer reads the masked mean: its first token is the same for every input.
 - Kept counts are the nearest whole numbers, at least 1, the same for all layers (EBERT rounds the pruned ones down);
   `exact_budget` lets the blocks make up for the rounding of the heads and for the predictors.
-- `surrogate: sigmoid` lends the choice the gradient of a sigmoid of the row's standardised scores; `identity`, as in
-  EBERT, passes it on unchanged. `topk_noise` (0: none) adds Gumbel noise to the scores in training.
+- `surrogate: sigmoid` lends the choice the gradient of a sigmoid of the row's standardised scores, straight through
+  (Bengio et al., 2013, https://arxiv.org/abs/1308.3432); `identity`, as in EBERT, passes it on unchanged. `topk_noise`
+  (0: none) adds Gumbel noise to the scores in training.
 - `widths`: every row of a training batch is dealt one of these shares, so that one model serves them all; the papers
   train a model for each share. 1.0 among them keeps the full model, which is what `distillation` takes for a teacher:
   no frozen copy of the fine-tuned one, no gradient, no dropout. `distillation: 0` is the published form.

@@ -1,6 +1,7 @@
 """A part in pieces: the graph against torch, what it leaves out, what it holds, and int8."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_pieces_graph_holds_every_weight_once_and_no_branch(part: PiecewisePart,
     weights = sum(parameter.numel() for parameter in part.parameters())
     assert weights <= held <= weights + 20
     assert not [node for node in graph.graph.node if node.op_type in ("If", "Loop", "Scan")]
+
+
+def test_pieces_graph_of_very_many_masks_them(make_encoder: Callable[..., Encoder]) -> None:
+    part = FeedForwardPart(make_encoder(feed_forward_size=96).layers[1].feed_forward, 1)
+    step = replace(_plan(part).step, inputs=("attended", "block_choice"), choice="block_choice", choices=96)
+    values = _values(np.random.default_rng(2).random((ROWS, 96)) < 0.3)
+    values["block_choice"] = values["choice"]
+
+    model = pieces_graph(GraphPlan(step=step), config=make_encoder().config, opset=23)
+    (made,) = make_graph(model.SerializeToString(), name="part", threads=1).run(values, ["made"]).values()
+
+    assert len(model.graph.node) < 60
+    assert np.abs(made - _torch(part, values)).max() <= 1e-5
 
 
 def test_pieces_graph_same_weights_same_bytes(
