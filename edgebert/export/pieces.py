@@ -5,15 +5,15 @@ attention of a head, or the activation), and what piece i contracts them to (ano
 piece nobody chose meets no row, and a product of no rows costs next to nothing. There is no branch in the graph:
 ONNX Runtime packs every weight once and shares none, and quantizers see ordinary products.
 
-Measured on one x86 core (AVX512, onnxruntime 1.31, 6 layers in a chain, one thread, batch 1, 32 tokens, half of the
-pieces), as a share of the fused layer's time, predictors included:
+Measured on one x86 core (AVX512, onnxruntime 1.31, 6 layers of MiniLM-L6, one thread, batch 1, 32 tokens, half of the
+pieces), as a share of the fused layers' time, predictors included, on a machine with other work (+- 0.1):
 
-| how | MiniLM-L6 | memory of 6 layers |
+| how | parts timed alone, summed | in a chain |
 |---|---|---|
-| this form, 12 heads and 8 blocks | 0.74 | as dense |
-| an `If` for each piece, 12 heads and 12 blocks, weights outside the branches | 0.84 | as dense |
-| the same, weights inside the branches | 0.84 | 2.5 times dense |
-| the same form with an index search and an attention for each piece | 0.93 | as dense |
+| this form, 12 heads and 4 / 6 / 8 / 12 blocks | 0.73 / 0.74 / 0.76 / 0.80 | (through the engine, 8 blocks) 0.83 |
+| an `If` for each piece, 12 blocks, weights outside the branches | 0.84 | 0.96 |
+| the same, weights inside the branches, at 2.5 times the memory | - | 0.93 |
+| this form with an attention for each head | - | 1.06 |
 
 A branch costs about 10 us whether taken or not, a call of a session 13 us, a node that meets no row 1 us.
 """
