@@ -50,14 +50,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data, `top` only when it was asked for, `layer_tokens` only where there are."""
-        fields = asdict(self)
-        if self.layer_tokens is None:
-            del fields["layer_tokens"]
-        if self.top is None:
-            del fields["top"]
-        else:
-            fields["top"] = [asdict(entry) for entry in self.top]
-        return fields
+        return _plain(self)
 
 
 @dataclass(frozen=True)
@@ -102,14 +95,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data, `top` only when it was asked for, `layer_tokens` only where there are."""
-        fields = asdict(self)
-        if self.layer_tokens is None:
-            del fields["layer_tokens"]
-        if self.top is None:
-            del fields["top"]
-        else:
-            fields["top"] = [asdict(entry) for entry in self.top]
-        return fields
+        return _plain(self)
 
 
 @dataclass(frozen=True)
@@ -226,3 +212,14 @@ class Forward:
         """How many layers ran on each row, int64 [rows]."""
         layers: NDArray[np.int64] = self.path.sum(axis=1)
         return layers
+
+
+def _plain(result: Prediction | Answer) -> dict[str, Any]:
+    """Returns the fields as plain data, without those that were not asked for or mean nothing here."""
+    fields = asdict(result)
+    for name in ("layer_tokens", "top"):
+        if fields[name] is None:
+            del fields[name]
+    if result.top is not None:
+        fields["top"] = [asdict(entry) for entry in result.top]
+    return fields
