@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgebert.errors import BundleError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "edgebert.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
@@ -106,6 +106,25 @@ class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shared_layers: int = 1
 
 
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What calibration promises about texts like its own: with probability 1 - `delta`, the risk is at most `epsilon`.
+
+    Attributes:
+        procedure: How the knobs were chosen, such as `learn_then_test`.
+        risk: What is bounded: `metric_drop`, the metric lost against full depth, or `disagreement`, the share of
+            texts answered otherwise than at full depth; 0 to 1.
+        epsilon: The bound, 0 to 1.
+        delta: The probability, over draws of the calibration texts, that the bound is broken, 0 to 1.
+        texts: How many texts it was calibrated on.
+    """
+
+    procedure: str
+    risk: str
+    epsilon: float
+    delta: float
+    texts: int
+
+
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A policy with its knobs, under a name.
 
@@ -116,6 +135,10 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         metric: The metric there, at most 1; None when not measured.
         mean_layers: The mean number of layers there; None when not measured.
         cost_ratio: Multiply-accumulates there, over those of all layers; None when not measured.
+        latency_ms: Mean wall time of a text there, alone in its batch, on the machine that measured; None when not
+            measured.
+        budget: What it was asked to meet, such as `speedup=2`; empty when nothing.
+        guarantee: What its calibration promises; None: nothing.
     """
 
     policy: str
@@ -124,6 +147,9 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metric: float | None = None
     mean_layers: float | None = None
     cost_ratio: float | None = None
+    latency_ms: float | None = None
+    budget: str = ""
+    guarantee: Guarantee | None = None
 
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +184,42 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: float
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One try at mixed precision: what stayed fp32, and what that cost in accuracy.
+
+    Attributes:
+        kept: The graphs left in fp32, or their operators, by path.
+        metric: The metric, at most 1.
+        drop_points: How much lower than that of the source bundle, in hundredths.
+    """
+
+    kept: tuple[str, ...]
+    metric: float
+    drop_points: float
+
+
+class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the bundle was quantized.
+
+    Attributes:
+        source_digest: The digest of the fp32 bundle's manifest.
+        backend: A file in `edgebert/quantize`.
+        mode: `dynamic`, `static` or `weight-only`.
+        settings: The effective settings.
+        graphs: The precision of every graph, by path.
+        calibration: The texts it was calibrated on; empty when none were needed.
+        trials: What was measured to decide which graphs stay fp32, in order; the last is this bundle.
+    """
+
+    source_digest: str
+    backend: str
+    mode: str
+    settings: dict[str, Any]
+    graphs: dict[str, str]
+    calibration: str = ""
+    trials: tuple[Trial, ...] = ()
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the bundle came from: versions of the packages that made it, and the training's seed."""
 
@@ -181,11 +243,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         rule: The method's own rule, whose full-depth answer the policy `never` gives.
         policies: The policies that make sense for the method.
         operating_points: Named policies; `default` is always there.
-        precision: Of the weights.
+        precision: Of the weights: `fp32`, `fp16`, `int8` or `int4`; where it is mixed, that of most of them.
         opset: ONNX operator set of the graphs.
         files: Every file but this one, by path.
         parity: How torch and the bundle compared.
         provenance: Where it came from.
+        quantization: How it was quantized; None: it was not.
         digest: sha256 of this manifest's canonical text with an empty digest.
     """
 
@@ -205,6 +268,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileFacts]
     provenance: Provenance
     parity: Parity | None = None
+    quantization: Quantization | None = None
     digest: str = ""
 
     @property

@@ -121,10 +121,10 @@ def test_decode_manifest_edited(manifest: Manifest, edit: object) -> None:
         decode_manifest(edit(encode_manifest(manifest)), where="b")  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5])
 def test_decode_manifest_other_version(manifest: Manifest, version: int) -> None:
     assert _refusal(manifest, format_version=version) == (
-        f"b/edgebert.json: expected format_version 3, got {version}; "
+        f"b/edgebert.json: expected format_version 4, got {version}; "
         "export the bundle again or use a matching edgebert."
     )
 
@@ -136,7 +136,7 @@ def test_decode_manifest_of_version_1() -> None:
         decode_manifest(data, where="b")
 
     assert str(raised.value) == (
-        "b/edgebert.json: expected format_version 3, got 1; export the bundle again or use a matching edgebert."
+        "b/edgebert.json: expected format_version 4, got 1; export the bundle again or use a matching edgebert."
     )
 
 

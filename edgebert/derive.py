@@ -1,0 +1,74 @@
+"""Makes a bundle of another one: other graphs, other facts in its manifest, everything else as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgebert.bundle import CARD_NAME, Bundle, open_bundle
+from edgebert.bundle.card import write_card
+from edgebert.bundle.files import publish, read_regular, sha256
+from edgebert.bundle.manifest import MANIFEST_NAME, FileFacts, encode_manifest
+from edgebert.errors import BundleError
+from edgebert.tasks import load_task
+
+
+def derive(
+    source: Bundle,
+    target: str | Path,
+    *,
+    graphs: Mapping[str, bytes] | None = None,
+    without: Collection[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Publishes a bundle made of another one. The target may be the source itself, which is then replaced in one step.
+
+    A model card that somebody edited is kept as it is; else it is written anew.
+
+    Args:
+        source: The bundle to start from.
+        target: The bundle folder to make.
+        graphs: New bytes of some of its files, by path.
+        without: Paths of files to leave out.
+        changes: Fields of the manifest to replace, but for `files`.
+        force: Replace an existing bundle.
+
+    Raises:
+        BundleError: A file of the source is missing or changed.
+        EdgeBertError: The target cannot be written; what was there is untouched.
+    """
+    target = Path(target)
+    graphs = graphs or {}
+    with publish(target, force=force) as folder:
+        files: dict[str, FileFacts] = {}
+        for path, facts in source.manifest.files.items():
+            if path in without or path == CARD_NAME:
+                continue
+            data = graphs[path] if path in graphs else source.read(path)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+            files[path] = msgspec.structs.replace(facts, sha256=sha256(data), bytes=len(data))
+        manifest = msgspec.structs.replace(source.manifest, **{**(changes or {}), "files": files})
+        card = _edited_card(source)
+        if card is None:
+            task = load_task(manifest.task)
+            card = write_card(manifest, target.name, tag=task.PIPELINE_TAG, call=task.CALL).encode()
+        (folder / CARD_NAME).write_bytes(card)
+        files[CARD_NAME] = FileFacts(sha256=sha256(card), bytes=len(card))
+        (folder / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+    return open_bundle(target)
+
+
+def _edited_card(source: Bundle) -> bytes | None:
+    """Returns the card that somebody wrote in the place of ours, or None."""
+    if not source.has(CARD_NAME) or not (source.path / CARD_NAME).exists():
+        return None
+    try:
+        source.read(CARD_NAME)
+    except BundleError:
+        return read_regular(source.path, CARD_NAME, limit=1 << 20)
+    return None
