@@ -322,6 +322,7 @@ def _row(record: Record) -> dict[str, Any]:
     for percent in (50, 90, 99):
         row[f"p{percent}_ms"] = None if is_list else float(np.percentile(calls_ms, percent))
     row["texts_per_s"] = 1000.0 * unit / row["mean_ms"]
+    row |= record.footprint()
     row["repeats_ms"] = repeats_ms.tolist()
     row["turns"] = record.turns
     row["pid"] = ready.pid
@@ -403,6 +404,9 @@ _COLUMNS = (
     ("p90", "p90_ms", "{:.3f}"),
     ("p99", "p99_ms", "{:.3f}"),
     ("texts/s", "texts_per_s", "{:.1f}"),
+    ("private MB", "private_mb", "{:.0f}"),
+    ("J/text", "energy_j", "{:.4f}"),
+    ("energy", "energy_source", "{}"),
 )
 
 

@@ -1,22 +1,25 @@
-"""How good a bundle is and what it costs, on labelled texts; records only, the command prints them."""
+"""How good bundles are and what they cost, on labelled texts; records only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgebert import frontier
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import Manifest
-from edgebert.data import Example
+from edgebert.data import Example, texts_of
+from edgebert.deployment import add_deployment, spread
 from edgebert.errors import ConfigError, DataError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.measure import Measured, measure, metric_difference
-from edgebert.output import Reporter, markdown_table
+from edgebert.output import Reporter
 from edgebert.policies import knob_names
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.threads import available_threads
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
 
@@ -33,8 +36,9 @@ def evaluate_bundle(
     columns: Mapping[str, str] | None = None,
     split: str = "validation",
     against: Sequence[str] = (),
-    threads: int | None = None,
+    threads: int | Sequence[int] | None = None,
     batch_size: int = 32,
+    timed_texts: int = 0,
     max_length: int | None = None,
     provider: str = "cpu",
     reporter: Reporter | None = None,
@@ -51,8 +55,12 @@ def evaluate_bundle(
         split: Which split of a folder or hub id.
         against: `static-frontier` (the `plain` bundles given, and untrained subsets of their layers), `fixed-exits`
             (each model stopped after the same layer for all texts) and bundles to compare with, text by text.
-        threads: Threads inside an operator; None takes what the process may use.
+        threads: Threads inside an operator; None takes what the process may use. Several numbers give a row each,
+            timed as `timed_texts` says.
         batch_size: Most texts in a batch; 1 also gives latency percentiles.
+        timed_texts: Time this many of the texts in processes of their own that take turns, for `p50_ms`, `p90_ms`,
+            `p99_ms`, `mean_ms` (one by one), `texts_per_s` (in batches), `private_mb` and energy. 0: none; `mean_ms`
+            and `texts_per_s` are then those of the evaluation itself, in batches.
         max_length: Cut texts to this many tokens.
         provider: Execution provider.
         reporter: Where progress goes.
@@ -61,7 +69,9 @@ def evaluate_bundle(
         `{"schema": "edgebert.eval/1", "host", "data", "rows"}`. `agreement` is the share of texts answered as the
         bundle's own full depth does; of a regression, within a tenth of the standard deviation of its answers. Rows
         of a task whose answers are right or wrong have `n_correct` and their exits apart for both; only they have
-        `mcnemar_p`.
+        `mcnemar_p`. The row of a quantized bundle, given together with the one it was made of, has
+        `fp32_agreement`, the share of texts that both answer alike under that policy, and `decision_flips`, the share
+        that got another exit or another amount of work.
 
     Raises:
         BundleError: A bundle is refused.
@@ -69,6 +79,7 @@ def evaluate_bundle(
         DataError: The data cannot be used.
     """
     reporter = reporter or Reporter()
+    counts = _thread_counts(threads, timed_texts)
     for module in ("scipy.stats", "sklearn.metrics"):
         require(module, extra="eval", purpose="evaluation")
     task = _common_task(bundles, against)
@@ -77,36 +88,93 @@ def evaluate_bundle(
     examples = [example for source in data for example in task.read(source, split=split, columns=columns)]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
+    how = _How(examples, task, batch_size, max_length, counts[0], provider, reporter)
     measured: list[Measured] = []
-    subsets: list[Measured] = []
-    exits: list[Measured] = []
+    yardsticks: dict[str, list[Measured]] = {STATIC_FRONTIER: [], FIXED_EXITS: []}
     for path in bundles:
-        with EdgeModel.from_pretrained(path, threads=threads, provider=provider) as model:
-            is_static = model.manifest.rule.policy == "never"
-            for policy in ("default",) if is_static else policies:
-                model.set_policy(policy)
-                model.set_policy(policy, **_knobs_for(model.manifest, policy, settings or {}, len(policies)))
-                measured.append(
-                    measure(model, examples, batch_size, max_length, reporter, name=str(path), policy=policy)
-                )
-            _add_agreement(measured, model, task, examples, batch_size, max_length, str(path))
-            if STATIC_FRONTIER in against and is_static:
-                subsets += frontier.measure_subsets(model, examples, batch_size, max_length, str(path), reporter)
-            if FIXED_EXITS in against and "fixed" in model.manifest.policies:
-                own = frontier.measure_fixed_exits(model, examples, batch_size, max_length, str(path), reporter)
-                frontier.compare_with_fixed_exits([m for m in measured if m.row["bundle"] == str(path)], own)
-                exits += own
+        measured += _measure_bundle(str(path), policies, settings or {}, against, how, yardsticks)
     for name in against:
         if name == STATIC_FRONTIER:
-            frontier.compare(measured, subsets)
+            frontier.compare(measured, yardsticks[STATIC_FRONTIER])
         elif name != FIXED_EXITS:
-            _compare_with(measured, name, task, examples, batch_size, max_length, threads, provider, reporter)
+            _compare_with(measured, name, how)
+    _compare_precisions(measured, task)
+    rows = [entry.row for entry in measured]
+    if timed_texts:
+        rows = add_deployment(
+            measured,
+            spread(texts_of(examples), timed_texts),
+            threads=[count or available_threads() for count in counts],
+            batch_size=batch_size,
+            max_length=max_length,
+            provider=provider,
+            reporter=reporter,
+        )
     return {
         "schema": "edgebert.eval/1",
         "host": host_facts(),
         "data": [str(source) for source in data],
-        "rows": [entry.row for entry in [*measured, *subsets, *exits]],
+        "rows": [*rows, *(entry.row for group in yardsticks.values() for entry in group)],
     }
+
+
+@dataclass(frozen=True)
+class _How:
+    """How everything is measured."""
+
+    examples: Sequence[Example]
+    task: Task
+    batch_size: int
+    max_length: int | None
+    threads: int | None
+    provider: str
+    reporter: Reporter
+
+    def open(self, path: str) -> EdgeModel:
+        return EdgeModel.from_pretrained(path, threads=self.threads, provider=self.provider)
+
+    def measure(self, model: EdgeModel, name: str, policy: str) -> Measured:
+        return measure(model, self.examples, self.batch_size, self.max_length, self.reporter, name=name, policy=policy)
+
+
+def _measure_bundle(
+    path: str,
+    policies: Sequence[str],
+    settings: Mapping[str, Any],
+    against: Sequence[str],
+    how: _How,
+    yardsticks: Mapping[str, list[Measured]],
+) -> list[Measured]:
+    """Measures a bundle under each policy; adds the static models and fixed exits made of it to the yardsticks."""
+    measured = []
+    common = (how.examples, how.batch_size, how.max_length, path, how.reporter)
+    with how.open(path) as model:
+        is_static = model.manifest.rule.policy == "never"
+        for policy in ("default",) if is_static else policies:
+            model.set_policy(policy)
+            model.set_policy(policy, **_knobs_for(model.manifest, policy, settings, len(policies)))
+            measured.append(how.measure(model, path, policy))
+        _add_agreement(measured, model, how)
+        if STATIC_FRONTIER in against and is_static:
+            yardsticks[STATIC_FRONTIER] += frontier.measure_subsets(model, *common)
+        if FIXED_EXITS in against and "fixed" in model.manifest.policies:
+            exits = frontier.measure_fixed_exits(model, *common)
+            frontier.compare_with_fixed_exits(measured, exits)
+            yardsticks[FIXED_EXITS] += exits
+    return measured
+
+
+def _thread_counts(threads: int | Sequence[int] | None, timed_texts: int) -> list[int | None]:
+    """Returns the numbers of threads to use; None is what the process may use."""
+    counts: list[int | None] = list(threads) if isinstance(threads, Sequence) else [threads]
+    if timed_texts < 0:
+        raise ConfigError(f"timed_texts: expected 0 or more, got {timed_texts}.")
+    if not counts or any(count is not None and count < 1 for count in counts):
+        raise ConfigError(f"threads: expected numbers of 1 or more, got {threads}.")
+    if len(counts) > 1 and not timed_texts:
+        got = ", ".join(map(str, counts))
+        raise ConfigError(f"threads {got}: only times depend on them; say how many texts to time (--timed-texts 200).")
+    return counts
 
 
 def _check_settings(settings: Mapping[str, Any], bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
@@ -162,44 +230,40 @@ def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path], task: T
             raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER}, {FIXED_EXITS} or a bundle folder.")
 
 
-def _add_agreement(
-    measured: Sequence[Measured],
-    model: EdgeModel,
-    task: Task,
-    examples: Sequence[Example],
-    batch_size: int,
-    max_length: int | None,
-    name: str,
-) -> None:
+def _add_agreement(measured: Sequence[Measured], model: EdgeModel, how: _How) -> None:
     """Adds to a bundle's rows how often the answer is that of its own full depth."""
-    own = [entry for entry in measured if entry.row["bundle"] == name]
-    if all(entry.row["rule"] == "never" for entry in own):
-        full = own[0]
+    if all(entry.row["rule"] == "never" for entry in measured):
+        full = measured[0]
     else:
         model.set_policy("never")
-        full = measure(model, examples, max(batch_size, 32), max_length, name=name, policy="never")
-    for entry in own:
-        entry.row["agreement"] = task.agreement(entry.predictions, full.predictions)
+        full = measure(model, how.examples, max(how.batch_size, 32), how.max_length, policy="never")
+    for entry in measured:
+        entry.row["agreement"] = how.task.agreement(entry.predictions, full.predictions)
 
 
-def _compare_with(
-    measured: Sequence[Measured],
-    name: str,
-    task: Task,
-    examples: Sequence[Example],
-    batch_size: int,
-    max_length: int | None,
-    threads: int | None,
-    provider: str,
-    reporter: Reporter,
-) -> None:
+def _compare_precisions(measured: Sequence[Measured], task: Task) -> None:
+    """Adds to the rows of quantized bundles how they differ from the bundle they were made of, where that is there."""
+    manifests = {name: find_bundle(name).manifest for name in {entry.row["bundle"] for entry in measured}}
+    for entry in measured:
+        quantization = manifests[entry.row["bundle"]].quantization
+        if quantization is None:
+            continue
+        for other in measured:
+            is_source = manifests[other.row["bundle"]].digest == quantization.source_digest
+            if is_source and other.row["policy"] == entry.row["policy"]:
+                same_work = (entry.exit_layer == other.exit_layer) & (entry.macs == other.macs)
+                entry.row["fp32_agreement"] = task.agreement(entry.predictions, other.predictions)
+                entry.row["decision_flips"] = float(1 - same_work.mean())
+
+
+def _compare_with(measured: Sequence[Measured], name: str, how: _How) -> None:
     """Adds to every row its paired difference from another bundle."""
     rival = next((m for m in measured if m.row["bundle"] == name and m.row["policy"] == "default"), None)
     if rival is None:
-        with EdgeModel.from_pretrained(name, threads=threads, provider=provider) as model:
-            rival = measure(model, examples, batch_size, max_length, reporter, name=name, policy="default")
+        with how.open(name) as model:
+            rival = how.measure(model, name, "default")
     for entry in measured:
-        difference = metric_difference(entry, rival, task)
+        difference = metric_difference(entry, rival, how.task)
         entry.row["against"] = {
             "bundle": name,
             "metric": rival.row["metric"],
@@ -209,57 +273,3 @@ def _compare_with(
         }
         if entry.correct is not None and rival.correct is not None:
             entry.row["against"]["mcnemar_p"] = mcnemar_p(entry.correct, rival.correct)
-
-
-def evaluation_table(result: Mapping[str, Any]) -> str:
-    """Returns a result as a Markdown table, with a line for every comparison."""
-    headers = ("bundle", "policy", "knobs", "n", "metric", "95 %", "layers", "FLOPs", "ms/text", "agreement")
-    rows = [
-        (
-            row["bundle"],
-            row["policy"],
-            ", ".join(f"{knob}={value}" for knob, value in row["knobs"].items()) or "-",
-            row["n"],
-            f"{row['metric']:.4f}",
-            f"{row['ci_low']:.4f}-{row['ci_high']:.4f}",
-            f"{row['mean_layers']:.2f} of {row['layers']}",
-            f"{row['flops_ratio']:.3f}",
-            f"{row['mean_ms']:.2f}",
-            f"{row['agreement']:.4f}" if "agreement" in row else "-",
-        )
-        for row in result["rows"]
-    ]
-    lines = [markdown_table(headers, rows)]
-    for row in result["rows"]:
-        name = f"{row['bundle']} ({row['policy']})"
-        lines += [f"{name} {_against_line(row['against'])}"] if "against" in row else []
-        lines += (
-            [f"{name} {_mixture_line(row['frontier'], 'the static frontier', 'cost')}"] if "frontier" in row else []
-        )
-        if "fixed_exits" in row:
-            lines.append(f"{name} {_mixture_line(row['fixed_exits'], 'its own fixed exits', 'depth')}")
-        if row.get("n_paths", 1) > 1:
-            shares = " ".join(f"{share:.2f}" for share in row["layer_share"])
-            lines.append(
-                f"{name} took {row['n_paths']} paths ({row['path_entropy_bits']:.2f} bits); layers run: {shares}"
-            )
-    return "\n".join(lines)
-
-
-def _points(entry: Mapping[str, float]) -> str:
-    return (
-        f"{100 * entry['difference']:+.2f} points (95 %: {100 * entry['ci_low']:+.2f} to {100 * entry['ci_high']:+.2f})"
-    )
-
-
-def _against_line(entry: Mapping[str, Any]) -> str:
-    test = f", McNemar p {entry['mcnemar_p']:.3g}" if "mcnemar_p" in entry else ""
-    return f"against {entry['bundle']} at {entry['metric']:.4f}: {_points(entry)}{test}"
-
-
-def _mixture_line(entry: Mapping[str, Any], rival: str, equal: str) -> str:
-    verdict = "above" if entry["ci_low"] > 0 else "below" if entry["ci_high"] < 0 else "not distinguishable from"
-    return (
-        f"is {verdict} {rival} at equal {equal}, {entry['metric']:.4f}: {_points(entry)}; "
-        f"between {' and '.join(entry['between'])}"
-    )

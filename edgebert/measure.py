@@ -14,8 +14,8 @@ from edgebert.bundle.manifest import Manifest
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
-from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.outcome import Outcome
 from edgebert.statistics import Interval, mean_interval, paired_difference, resampled_interval
 from edgebert.tasks import Task, load_task
 from edgebert.text import join_rows

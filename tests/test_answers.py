@@ -15,7 +15,7 @@ from edgebert import EdgeModel, cli, evaluate_bundle
 from edgebert.bench import bench_bundles
 from edgebert.checkpoint import load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
-from edgebert.evaluate import evaluation_table
+from edgebert.evaluation_table import evaluation_table
 from edgebert.export import export_model
 from edgebert.output import Reporter
 from edgebert.questions import read_questions

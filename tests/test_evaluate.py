@@ -1,12 +1,16 @@
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgebert import EdgeModel, evaluate_bundle
+from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import OperatingPoint, Quantization
 from edgebert.data import read_examples
+from edgebert.derive import derive
 from edgebert.errors import ConfigError, DataError
-from edgebert.evaluate import evaluation_table
+from edgebert.evaluation_table import evaluation_csv, evaluation_table
 
 
 def test_evaluate_row_equals_own_count(dact_bundle: Path, sentiment_data: Path) -> None:
@@ -162,3 +166,77 @@ def test_evaluate_counts_predictor_calls(
 
     assert linked["mean_predictor_calls"] == split["mean_predictor_calls"] == linked["mean_layers"]
     assert static["mean_predictor_calls"] == 1.0
+
+
+def test_evaluate_times_every_bundle_policy_and_number_of_threads(
+    plain_bundle: Path, dact_bundle: Path, sentiment_data: Path
+) -> None:
+    result = evaluate_bundle(
+        [plain_bundle, dact_bundle],
+        [sentiment_data / "test.tsv"],
+        policies=["default", "never"],
+        threads=[1, 2],
+        timed_texts=3,
+    )
+
+    rows = result["rows"]
+    assert [(row["bundle"], row["policy"], row["threads"]) for row in rows] == [
+        (str(bundle), policy, threads)
+        for threads in (1, 2)
+        for bundle, policy in ((plain_bundle, "default"), (dact_bundle, "default"), (dact_bundle, "never"))
+    ]
+    assert [row["metric"] for row in rows[:3]] == [row["metric"] for row in rows[3:]]
+    for row in rows:
+        assert row["n_timed"] == 3
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["texts_per_s"] > 0
+        assert row["private_mb"] is None or row["private_mb"] > 0
+        assert row["energy_j"] >= 0
+        assert row["energy_source"] in ("rapl", "estimate")
+    table = evaluation_table(result).splitlines()
+    assert all(name in table[0] for name in ("threads", "p99", "texts/s", "size MB", "mJ/text"))
+    parsed = list(csv.DictReader(evaluation_csv(result).splitlines()))
+    assert [float(row["metric"]) for row in parsed] == pytest.approx([row["metric"] for row in rows])
+    assert parsed[1]["knobs"].startswith("bound=")
+
+
+@pytest.mark.parametrize(
+    ("threads", "timed_texts", "message"),
+    [
+        ([1, 2], 0, "threads 1, 2: only times depend on them; say how many texts to time (--timed-texts 200)."),
+        ([0], 0, "threads: expected numbers of 1 or more, got [0]."),
+        ([], 5, "threads: expected numbers of 1 or more, got []."),
+        (1, -1, "timed_texts: expected 0 or more, got -1."),
+    ],
+)
+def test_evaluate_refuses_threads(
+    plain_bundle: Path, sentiment_data: Path, threads: object, timed_texts: int, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        evaluate_bundle([plain_bundle], [sentiment_data / "test.tsv"], threads=threads, timed_texts=timed_texts)  # type: ignore[arg-type]
+    assert str(error.value) == message
+
+
+def test_evaluate_compares_a_quantized_bundle_with_its_source(
+    dact_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    source = open_bundle(dact_bundle)
+    kept = {path: "fp32" for path in source.manifest.files if path.startswith("graphs/")}
+    facts = Quantization(
+        source_digest=source.manifest.digest, backend="onnxruntime", mode="dynamic", settings={}, graphs=kept
+    )
+    first = {"default": OperatingPoint(policy="fixed", knobs={"layer": 1})}
+    same = derive(source, tmp_path / "same", changes={"quantization": facts})
+    other = derive(source, tmp_path / "other", changes={"quantization": facts, "operating_points": first})
+
+    rows = evaluate_bundle([dact_bundle, same.path, other.path], [sentiment_data / "test.tsv"])["rows"]
+
+    assert "fp32_agreement" not in rows[0]
+    assert (rows[1]["fp32_agreement"], rows[1]["decision_flips"]) == (1.0, 0.0)
+    with EdgeModel.from_pretrained(dact_bundle) as model:
+        texts = [example.text for example in read_examples(sentiment_data / "test.tsv")]
+        own = model(texts)
+        model.set_policy("fixed", layer=1)
+        cut = model(texts)
+    assert rows[2]["fp32_agreement"] == np.mean([a.label == b.label for a, b in zip(own, cut, strict=True)])
+    assert rows[2]["decision_flips"] >= np.mean([answer.exit_layer != 1 for answer in own])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgebert.cli._options import json_option, print_json, provider_option, read_columns
+from edgebert.cli._options import json_option, print_json, provider_option, read_columns, read_numbers
 from edgebert.errors import QualityError
 from edgebert.output import ConsoleReporter
 
@@ -21,9 +21,16 @@ from edgebert.output import ConsoleReporter
 )
 @click.option("--min-metric", type=float, help="Exit with 4 when the first row's metric is below this (0 to 1).")
 @click.option("-b", "--batch-size", default=32, show_default=True, help="1 gives latency percentiles.")
+@click.option(
+    "--timed-texts",
+    default=0,
+    show_default=True,
+    help="Time so many of the texts, each bundle in a process of its own: latency, texts/s, memory, energy.",
+)
 @click.option("--max-length", type=click.IntRange(min=4))
-@click.option("-t", "--threads", type=click.IntRange(min=1))
+@click.option("-t", "--threads", metavar="1,2", help="Threads; several give a row each, with --timed-texts.")
 @provider_option
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @json_option
 def command(
     bundles: tuple[str, ...],
@@ -35,14 +42,17 @@ def command(
     against: tuple[str, ...],
     min_metric: float | None,
     batch_size: int,
+    timed_texts: int,
     max_length: int | None,
-    threads: int | None,
+    threads: str | None,
     provider: str,
+    form: str,
     as_json: bool,
 ) -> None:
     """Measure accuracy, layers and time on labelled texts."""
     from edgebert.config import parse_setting
-    from edgebert.evaluate import evaluate_bundle, evaluation_table
+    from edgebert.evaluate import evaluate_bundle
+    from edgebert.evaluation_table import evaluation_csv, evaluation_table
 
     result = evaluate_bundle(
         bundles,
@@ -52,13 +62,17 @@ def command(
         columns=read_columns(columns),
         split=split,
         against=against,
-        threads=threads,
+        threads=read_numbers(threads, "--threads") if threads else None,
         batch_size=batch_size,
+        timed_texts=timed_texts,
         max_length=max_length,
         provider=provider,
         reporter=ConsoleReporter(),
     )
-    print_json(result) if as_json else click.echo(evaluation_table(result))
+    if as_json or form == "json":
+        print_json(result)
+    else:
+        click.echo(evaluation_csv(result).rstrip() if form == "csv" else evaluation_table(result))
     metric = result["rows"][0]["metric"]
     if min_metric is not None and metric < min_metric:
         raise QualityError(f"{bundles[0]}: expected a metric of at least {min_metric}, got {metric:.4f}.")

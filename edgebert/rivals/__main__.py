@@ -14,6 +14,7 @@ import msgspec
 from edgebert import registry
 from edgebert.errors import EdgeBertError
 from edgebert.rivals._measure import Measurement, Side, prepare, time_turn
+from edgebert.rivals._memory import PrivateMemory
 from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec
 
 
@@ -40,7 +41,7 @@ def _private_stdout() -> BinaryIO:
 
 def _serve(lines: BinaryIO) -> Iterator[Reply]:
     side: Side
-    side, ready = _load(msgspec.json.decode(lines.readline(), type=Spec))
+    side, ready, memory = _load(msgspec.json.decode(lines.readline(), type=Spec))
     yield ready
     measurements: list[Measurement] = []
     for line in lines:
@@ -50,15 +51,17 @@ def _serve(lines: BinaryIO) -> Iterator[Reply]:
             measurements.append(measurement)
             yield prepared
         else:
-            yield time_turn(side, measurements[request.case])
+            yield time_turn(side, measurements[request.case], memory)
 
 
-def _load(spec: Spec) -> tuple[Side, Ready]:
+def _load(spec: Spec) -> tuple[Side, Ready, PrivateMemory]:
     start = time.perf_counter()
-    side: Side = registry.load("edgebert.rivals", spec.side).Side(spec)
+    module = registry.load("edgebert.rivals", spec.side)
+    memory = PrivateMemory()  # libraries cost the same whatever the model
+    side: Side = module.Side(spec)
     load_ms = (time.perf_counter() - start) * 1000.0
     about = side.describe()
-    return side, Ready(
+    ready = Ready(
         pid=os.getpid(),
         load_ms=load_ms,
         method=about.method,
@@ -66,6 +69,7 @@ def _load(spec: Spec) -> tuple[Side, Ready]:
         knobs=about.knobs,
         precision=about.precision,
     )
+    return side, ready, memory
 
 
 def _send(out: BinaryIO, reply: Reply) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Knobs
+from edgebert.energy import EnergyMeter
+from edgebert.rivals._memory import PrivateMemory
 from edgebert.rivals._protocol import Case, Prepared, Timed
 from edgebert.text import Encoded, Text, Values
 
@@ -46,8 +48,8 @@ class Side(Protocol):
     def choose(self, case: Case) -> None:
         """Takes on the case's policy; called before each turn, outside the timed part."""
 
-    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
-        """Returns the rows of texts, as token ids."""
+    def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
+        """Returns the rows of texts, as token ids, cut to `max_length` of them."""
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens]."""
@@ -80,25 +82,27 @@ def prepare(side: Side, case: Case, number: int) -> tuple[Measurement, Prepared]
     return _prepare_texts(side, case, number) if case.texts else _prepare_ids(side, case, number)
 
 
-def time_turn(side: Side, measurement: Measurement) -> Timed:
+def time_turn(side: Side, measurement: Measurement, memory: PrivateMemory) -> Timed:
     """Times every call of a prepared case once."""
     side.choose(measurement.case)
     measurement.opening()
     call_ms, layers = [], []
+    meter = EnergyMeter()
     for call in measurement.calls:
         start = time.perf_counter()
         layers_run = call()
         call_ms.append(_milliseconds_since(start))
         layers.append(layers_run)
+    energy = meter.read()
     run = [rows for rows in layers if rows is not None]
     mean_layers = float(np.concatenate(run).mean()) if run else float(side.describe().layers)
-    return Timed(call_ms=call_ms, mean_layers=mean_layers)
+    return Timed(call_ms=call_ms, mean_layers=mean_layers, energy=energy, private_mb=memory.grown_mb())
 
 
 def _prepare_texts(side: Side, case: Case, number: int) -> tuple[Measurement, Prepared]:
     """The texts, tokenized one at a time: a call for each, or one call for all of them."""
     start = time.perf_counter()
-    texts = [side.encode([text]) for text in case.texts]
+    texts = [side.encode([text], case.max_length) for text in case.texts]
     tokenize_ms = _milliseconds_since(start) / len(texts)
     rows = [row for text in texts for row in text]
     if case.scenario == "offline":

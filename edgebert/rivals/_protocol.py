@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgebert.bundle.manifest import Knobs
+from edgebert.energy import Energy
 from edgebert.errors import ConfigError
 from edgebert.text import Text
 
@@ -59,6 +60,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         length: Tokens of each row, for random token ids.
         vocabulary_size: Random token ids stay below it.
         texts: The texts; none for random token ids.
+        max_length: Texts are cut to this many tokens; None is the model's own limit.
         scenario: For texts: one text a call, or the whole list in one call.
         policy: Policy of a bundle for this case only. None: the one it was loaded with.
         knobs: The knobs of that policy.
@@ -68,6 +70,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     length: int = 0
     vocabulary_size: int = 0
     texts: tuple[Text, ...] = ()
+    max_length: int | None = None
     scenario: Scenario = "single-stream"
     policy: str | None = None
     knobs: Knobs = {}
@@ -124,10 +127,20 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One turn: the wall time of each call, from token ids to result, and the mean number of layers a row ran."""
+    """One turn.
+
+    Attributes:
+        call_ms: The wall time of each call, from token ids to result.
+        mean_layers: The mean number of layers a row ran.
+        energy: What the calls took together.
+        private_mb: The process's private memory after them, less what it had before the side was loaded; None where
+            psutil is not installed.
+    """
 
     call_ms: list[float]
     mean_layers: float
+    energy: Energy
+    private_mb: float | None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.errors import ConfigError
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
-from edgebert.runtime.model import MAX_BATCH_TOKENS
+from edgebert.runtime.program import MAX_BATCH_TOKENS
 from edgebert.tasks import load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 
@@ -51,9 +51,9 @@ class StaticSide(ABC):
         if case.policy is not None:
             raise ConfigError(f"a static side has no policy, got {case.policy!r}; time a bundle that has it.")
 
-    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
+    def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
         """Returns the rows of texts as the bundle makes them, from its tokenizer."""
-        return self._task.encode(texts, self._tokenizer(), self._settings)
+        return self._task.encode(texts, self._tokenizer(), self._settings, max_length=max_length)
 
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in the batches that a bundle would make of them."""

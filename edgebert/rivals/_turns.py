@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -50,6 +51,20 @@ class Record:
         """Returns the mean wall time of a text in each repeat, in ms, float64 [repeats]."""
         per_call = np.array([float(np.mean(turn.call_ms)) for turn in self.timed])
         return per_call / self.prepared.texts_per_call
+
+    def footprint(self) -> dict[str, Any]:
+        """Returns what running costs besides time, as fields of a result row.
+
+        `private_mb` is the process's private memory above what its libraries take, after its last turn; `energy_j` is
+        joules per text, the median of the repeats, `energy_source` where that comes from.
+        """
+        texts = self.prepared.texts_per_call * len(self.timed[0].call_ms)
+        last = self.timed[-1]
+        return {
+            "private_mb": last.private_mb,
+            "energy_j": float(np.median([turn.energy.joules for turn in self.timed])) / texts,
+            "energy_source": last.energy.source,
+        }
 
 
 @contextlib.contextmanager

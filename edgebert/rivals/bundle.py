@@ -39,9 +39,9 @@ class Side:
         else:
             self._model.set_policy(case.policy, **case.knobs)
 
-    def encode(self, texts: Sequence[Text]) -> Sequence[Encoded]:
+    def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
         """Returns token ids of texts."""
-        return self._model.encode(texts)
+        return self._model.encode(texts, max_length=max_length)
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is."""

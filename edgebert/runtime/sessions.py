@@ -9,7 +9,7 @@ and whatever else in the process uses ONNX Runtime.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,30 @@ class Graph:
         """
         outputs = self._session.run(self.outputs, {name: values[name] for name in self.inputs})
         return dict(zip(names, outputs, strict=True))
+
+
+class LateGraph(Graph):
+    """A graph that is loaded when it is first run, for those that a device may never need."""
+
+    def __init__(self, load: Callable[[], Graph]) -> None:
+        self._load = load
+        self._loading = threading.Lock()
+        self._graph: Graph | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was needed yet."""
+        return self._graph is not None
+
+    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
+        """Runs the graph; see `Graph.run`.
+
+        Raises:
+            BundleError: Its file was changed or removed since the bundle was opened.
+        """
+        with self._loading:
+            graph = self._graph = self._graph or self._load()
+        return graph.run(values, names)
 
 
 def provider_name(name: str) -> str:

@@ -30,8 +30,8 @@ from edgebert.methods._reference import run_reference
 from edgebert.methods._tokens import ReceivedAttention, drop_and_restore, states_and_probabilities
 from edgebert.methods.dynamic_tinybert import Config, DynamicTinyBert, build, tokens_of
 from edgebert.policies import DropPosition, make_policy
-from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.outcome import Outcome
 from edgebert.text import Encoded, TextEncoder, Values
 
 QUALA = (315, 251, 242, 159, 142, 33)

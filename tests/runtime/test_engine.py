@@ -19,8 +19,9 @@ from edgebert.decisions import Decision, replay
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Outputs, make_policy
-from edgebert.runtime.engine import Engine, Outcome
+from edgebert.runtime.engine import Engine
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.outcome import Outcome
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder
 from edgebert.verify import within_margin

@@ -15,7 +15,8 @@ from edgebert.decisions import Followed
 from edgebert.methods._program import Batch, CompiledStep
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
-from edgebert.runtime.engine import Engine, Outcome
+from edgebert.runtime.engine import Engine
+from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.sessions import Graph
 from edgebert.training.operating_points import cost_ratios
 from edgebert.verify import differing_rows

@@ -27,8 +27,8 @@ from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.output import Reporter
 from edgebert.policies import make_policy
-from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.sessions import make_graph
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder

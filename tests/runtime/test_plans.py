@@ -18,8 +18,8 @@ from edgebert.decisions import Decision, Followed
 from edgebert.methods._program import AdaptiveModel, Batch
 from edgebert.methods._reference import run_reference
 from edgebert.policies import make_policy
-from edgebert.runtime.engine import Outcome
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.outcome import Outcome
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder
 from edgebert.verify import compare, differing_rows, within_margin

@@ -1,13 +1,18 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from edgebert.bundle.manifest import OperatingPoint
 from edgebert.errors import BundleError, ConfigError, MissingExtraError
-from edgebert.runtime.sessions import as_input, make_graph, provider_name
+from edgebert.export import export_model
+from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.sessions import Graph, LateGraph, as_input, make_graph, provider_name
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
@@ -92,3 +97,48 @@ def test_as_input_is_int64_in_one_piece(dtype: type) -> None:
     assert array.dtype == np.int64
     assert array.flags.c_contiguous
     assert array.tolist() == [[1, 1]] * 3
+
+
+def test_a_late_graph_loads_once_when_it_is_first_run(plain_bundle: Path) -> None:
+    loads = []
+
+    def load() -> Graph:
+        loads.append(1)
+        return make_graph((plain_bundle / "graphs" / "layer_02.onnx").read_bytes(), name="x", threads=1)
+
+    graph = LateGraph(load)
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
+    values = {"hidden": hidden, "attention_mask": np.ones((2, 5), np.int64)}
+    assert not graph.is_loaded
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: graph.run(values, ("a", "b"))["b"], range(8)))
+
+    assert graph.is_loaded
+    assert len(loads) == 1
+    assert all(np.array_equal(made[0], other) for other in made)
+
+
+def test_layers_in_two_forms_load_the_one_that_is_needed(
+    save_tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    points = {"default": OperatingPoint(policy="width", knobs={"width": 1.0})}
+    export_model(save_tiny_checkpoint({"name": "tbert"}, points), tmp_path / "bundle")
+
+    def loaded(model: EdgeModel) -> set[str]:
+        return {path for path, graph in model.graphs.items() if isinstance(graph, LateGraph) and graph.is_loaded}
+
+    with EdgeModel.from_pretrained(tmp_path / "bundle") as model:
+        late = {path for path, graph in model.graphs.items() if isinstance(graph, LateGraph)}
+        assert len(late) == 3 * model.manifest.encoder.layers
+        assert loaded(model) == set()
+        model(["a gripping film"])
+        whole = {path for path in late if "layer_" in path}
+        assert loaded(model) == whole
+        model.set_policy("width", width=0.5)
+        model(["a gripping film"])
+        assert loaded(model) == late
+    damaged = tmp_path / "bundle" / sorted(whole)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"layer_00\.onnx: expected"):
+        EdgeModel.from_pretrained(tmp_path / "bundle")

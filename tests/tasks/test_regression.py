@@ -20,7 +20,7 @@ from edgebert.config import RunConfig, TrainConfig
 from edgebert.data import Example, read_examples, texts_of
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError, DataError
-from edgebert.evaluate import evaluation_table
+from edgebert.evaluation_table import evaluation_table
 from edgebert.export import export_model
 from edgebert.output import Reporter
 from edgebert.tasks import regression

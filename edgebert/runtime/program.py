@@ -1,0 +1,355 @@
+"""A bundle, loaded: token ids in, an outcome for every row out."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
+from edgebert.bundle.files import publish
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
+from edgebert.errors import ConfigError, EdgeBertError
+from edgebert.policies import Policy, knob_names
+from edgebert.runtime.engine import Engine
+from edgebert.runtime.hub import find_bundle
+from edgebert.runtime.inputs import check_ids
+from edgebert.runtime.outcome import Call, Outcome
+from edgebert.runtime.points import find_point, make_point, policy_with
+from edgebert.runtime.results import Forward
+from edgebert.runtime.sessions import Graph, LateGraph, as_input, make_graph
+from edgebert.runtime.threads import available_threads
+from edgebert.tasks import Task, load_task, task_settings
+from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
+
+MAX_BATCH_TOKENS = 8192
+_PLAN_ROWS = 1024  # a plan made ahead is a look-up
+_P = TypeVar("_P", bound="Program")
+
+
+class Program:
+    """A bundle's program with its graphs, under a policy. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        policy: str = "default",
+        threads: int | None = None,
+        provider: str = "cpu",
+        session_options: onnxruntime.SessionOptions | None = None,
+        compact: bool = True,
+    ) -> None:
+        """Loads the graphs of an opened bundle; see `from_pretrained`."""
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads: expected 1 or more, got {threads}.")
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self._task = load_task(self.manifest.task)
+        self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
+        self.threads = threads or available_threads()
+        self.provider = provider
+        self.compact = compact
+        self._all_layers = _sum_of_layers(self.manifest)
+        self._policy, self._point = make_point(self.manifest, find_point(self.manifest, policy), {})
+        self._engine: Engine | None = Engine(self.manifest.program, self._load(session_options))
+        self._text: TextEncoder | None = None
+        if bundle.has(TOKENIZER_NAME):
+            facts = self.manifest.encoder
+            self._text = TextEncoder(
+                bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
+            )
+
+    def _load(self, session_options: onnxruntime.SessionOptions | None) -> dict[str, Graph]:
+        """Loads the graphs, by path; those of layers that are there in two forms when they are first needed."""
+
+        def load(path: str) -> Graph:
+            return make_graph(
+                self.bundle.read(path),
+                name=str(self.bundle.path / path),
+                threads=self.threads,
+                provider=self.provider,
+                session_options=session_options,
+            )
+
+        program = self.manifest.program
+        twofold = {step.layer for step in program if step.part == "fused"}
+        graphs: dict[str, Graph] = {}
+        for step in program:
+            if step.graph is None or step.graph in graphs:
+                continue
+            if step.kind == "layer" and step.layer in twofold:
+                self.bundle.read(step.graph)  # a damaged file is refused now, not when it is needed
+                graphs[step.graph] = LateGraph(partial(load, step.graph))
+            else:
+                graphs[step.graph] = load(step.graph)
+        return graphs
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_P],
+        path: str | Path,
+        *,
+        policy: str = "default",
+        threads: int | None = None,
+        provider: str = "cpu",
+        session_options: onnxruntime.SessionOptions | None = None,
+        compact: bool = True,
+    ) -> _P:
+        """Opens a bundle.
+
+        Args:
+            path: A bundle folder, or the hub id of one.
+            policy: Name of an operating point in the bundle, or of a policy.
+            threads: Threads inside an operator; None takes what the process may use.
+            provider: `cpu` or `cuda`.
+            session_options: ONNX Runtime options to use instead of ours.
+            compact: Let finished rows leave their batch at once.
+
+        Raises:
+            BundleError: There is no bundle, or it is refused.
+            ConfigError: The policy or provider is unknown.
+            MissingExtraError: The provider, or what a hub id needs, is not installed.
+        """
+        return cls(
+            find_bundle(path),
+            policy=policy,
+            threads=threads,
+            provider=provider,
+            session_options=session_options,
+            compact=compact,
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the outputs: the labels in the order of `predict_proba`'s columns, or that of the one value."""
+        return self.manifest.labels
+
+    @property
+    def task(self) -> Task:
+        """What the model's scores mean."""
+        return self._task
+
+    @property
+    def policy(self) -> OperatingPoint:
+        """The policy in use, with its knobs."""
+        return self._point
+
+    def set_policy(self, name: str | None = None, **knobs: float | int | str | None) -> None:
+        """Changes when rows stop; calls already under way keep the old policy.
+
+        Args:
+            name: An operating point or a policy. None keeps the one in use. With None or `default`, knobs that belong
+                to another policy of the method choose that one.
+            knobs: Knobs to set, such as `threshold=0.85`.
+
+        Raises:
+            ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
+        """
+        point = self._point if name is None else find_point(self.manifest, name)
+        if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
+            point = find_point(self.manifest, policy_with(self.manifest, knobs))
+        self._policy, self._point = make_point(self.manifest, point, knobs)
+
+    def forward(
+        self,
+        input_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        token_type_ids: NDArray[Any] | None = None,
+    ) -> Forward:
+        """Answers token ids, one batch as it is.
+
+        Args:
+            input_ids: int [rows, tokens].
+            attention_mask: 1 for a token, 0 for padding, int [rows, tokens]; None means no padding.
+            token_type_ids: int [rows, tokens]; None means all 0. A model with fewer than two segments ignores them.
+
+        Raises:
+            DataError: The shapes do not fit, an id is outside the vocabulary, or a mask has other values than 0 and 1
+                or a row that is all padding.
+        """
+        engine = self._open_engine()
+        ids = as_input(input_ids)
+        mask = np.ones_like(ids) if attention_mask is None else as_input(attention_mask)
+        types = np.zeros_like(ids) if token_type_ids is None else as_input(token_type_ids)
+        check_ids(self.manifest.encoder, ids, mask, types)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        outcome = engine.run(values, self._policy, compact=self.compact)
+        ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
+        return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio, outcome.chosen, outcome.token_layers)
+
+    def encode(self, texts: Sequence[Text], *, max_length: int | None = None, first: int = 0) -> Sequence[Encoded]:
+        """Returns the rows of texts, as token ids; what `run_encoded` takes, so that tokenizing can be timed apart.
+
+        Args:
+            texts: Texts or pairs.
+            max_length: Cut them to this many tokens.
+            first: The number of the first text, for messages.
+        """
+        if self._text is None:
+            raise EdgeBertError(
+                f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
+                "use forward(), or export a trained checkpoint."
+            )
+        return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
+
+    def run_encoded(
+        self,
+        encoded: Sequence[Encoded],
+        *,
+        batch_size: int = 32,
+        sort: bool = True,
+        show_progress: bool = False,
+    ) -> Outcome:
+        """Runs token ids in batches of like length; every array of the outcome is in the order given.
+
+        Args:
+            encoded: Token ids.
+            batch_size: Most rows in a batch.
+            sort: Put rows of like length together. False batches them as they come.
+            show_progress: Show a progress bar on stderr.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
+        engine, policy = self._open_engine(), self._policy
+        n = len(encoded)
+        outcome = Outcome.empty(n, engine.layers)
+        lengths = [len(row.ids) for row in encoded]
+        plan = self._plan_ahead(engine, policy, encoded, lengths, outcome) if engine.plans_ahead else None
+        groups = batches(
+            lengths,
+            max_rows=batch_size,
+            max_tokens=MAX_BATCH_TOKENS,
+            sort=sort,
+            depths=None if plan is None else plan.sum(axis=1),
+            cut_depths=policy.needs_equal_plans,
+        )
+        scores = []
+        for places in _progress(groups, n, show_progress):
+            inputs = self._pad([encoded[i] for i in places])
+            part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
+            outcome.put(places, part)
+            scores.append((places, part.scores))
+        outcome.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
+        return outcome
+
+    def _plan_ahead(
+        self, engine: Engine, policy: Policy, encoded: Sequence[Encoded], lengths: Sequence[int], outcome: Outcome
+    ) -> NDArray[np.bool_]:
+        """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
+        plan = np.zeros((len(encoded), engine.layers), np.bool_)
+        for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
+            plan[places] = engine.plan(self._pad([encoded[i] for i in places]), policy, outcome, places)
+        return plan
+
+    def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
+        """Returns what all layers spend on rows of these lengths, in multiply-accumulates, float64 [rows]."""
+        return self._all_layers.of(lengths)
+
+    def only_layers(self: _P, layers: Sequence[int]) -> _P:
+        """Returns a model that leaves the other layers out, untrained, on the same sessions.
+
+        It serves to measure what a static model of fewer layers is worth.
+
+        Args:
+            layers: The layers to keep, counted from 1. The last one must stay: a head may be linked to it.
+        """
+        if self.manifest.encoder.layers not in layers:
+            raise ConfigError(f"layers: expected the last one, {self.manifest.encoder.layers}, among {list(layers)}.")
+        part = copy.copy(self)
+        program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
+        part._engine = Engine(program, self.graphs)
+        return part
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """The loaded graphs, by their path in the bundle."""
+        return dict(self._open_engine().graphs)
+
+    def layer_rows(self, calls: Sequence[Call]) -> int:
+        """Returns how many rows went through layer graphs in these session calls, all layers together.
+
+        A layer in parts counts once.
+        """
+        steps = [step for step in self.manifest.program if step.kind == "layer" and step.part != "feed_forward"]
+        layers = {step.graph for step in steps}
+        return sum(call.rows for call in calls if call.graph in layers)
+
+    def predictor_rows(self, calls: Sequence[Call]) -> int:
+        """Returns how many rows went through gates, selects, exits and heads in these calls, linked ones too."""
+        predictors = set()
+        owner = None
+        for step in self.manifest.program:
+            owner = step.graph or owner
+            if step.kind in ("gate", "select", "exit", "head"):
+                predictors.add(owner)
+        return sum(call.rows for call in calls if call.graph in predictors)
+
+    def save_pretrained(self, path: str | Path, *, force: bool = False) -> Path:
+        """Copies the bundle into a new folder, every file but the card checked again, and returns it."""
+        target = Path(path)
+        with publish(target, force=force) as partial:
+            for name in [*self.manifest.files, MANIFEST_NAME]:
+                if name == CARD_NAME and not (self.bundle.path / name).exists():
+                    continue
+                copy = partial / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if name in (MANIFEST_NAME, CARD_NAME):
+                    shutil.copyfile(self.bundle.path / name, copy)
+                else:
+                    copy.write_bytes(self.bundle.read(name))
+        return target
+
+    def close(self) -> None:
+        """Lets the sessions go; later calls raise."""
+        self._engine = None
+
+    def __enter__(self: _P) -> _P:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pad(self, rows: Sequence[Encoded]) -> Values:
+        assert self._text is not None
+        return self._text.pad(rows)
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
+        return self._engine
+
+
+def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    return None if plan is None else plan[places]
+
+
+def _sum_of_layers(manifest: Manifest) -> Macs:
+    """Returns what all layers cost together, all of their pieces included."""
+    layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
+    return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
+
+
+def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -> Iterator[NDArray[np.int64]]:
+    """Passes the batches on, with a progress bar on stderr when asked for."""
+    if not is_shown:
+        yield from groups
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("texts", total=total)
+        for group in groups:
+            yield group
+            bar.advance(task, len(group))
