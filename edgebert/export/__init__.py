@@ -189,7 +189,7 @@ def _manifest(
     return Manifest(
         format_version=FORMAT_VERSION,
         method=facts.config.method_name,
-        method_settings=msgspec.to_builtins(method_config),
+        method_settings={**msgspec.to_builtins(method_config), **checkpoint.model.chosen_settings},
         task=facts.config.train.task,
         task_settings=_task_settings(facts.config.train),
         labels=facts.labels,

@@ -33,10 +33,12 @@ from edgebert.encoders._blocks import EncoderConfig
 from edgebert.export.link import GraphPlan, LinkedModule
 from edgebert.export.passes import apply_passes
 from edgebert.export.trace import graph_outputs, trace_module
-from edgebert.methods._pieces import PiecewisePart
+from edgebert.methods._pieces import Pieces, PiecewisePart
+from edgebert.methods._program import CompiledStep
 
 MOST_PIECES = 64
-"""Beyond so many pieces of a part every one costs more than its arithmetic: all are computed, the others masked."""
+"""Beyond so many pieces of a feed-forward part a node for each costs more than its arithmetic, and the weights of the
+chosen ones are gathered for each row instead: nothing else is computed, but moving weights takes time of its own."""
 
 
 def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.ModelProto:
@@ -50,17 +52,7 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     step, part = plan.step, plan.step.module
     assert isinstance(part, PiecewisePart)
     assert step.choice is not None
-    if step.choices > MOST_PIECES:
-        assert plan.module is not None
-        widths = {step.choice: step.choices}
-        return trace_module(plan.module, plan.inputs, plan.outputs, config=config, opset=opset, widths=widths)
     pieces, mask = part.pieces(), "attention_mask"
-    count, _, width = pieces.expand.shape
-    x = step.inputs[0]
-    masks = (mask,) if pieces.reads_mask else ()
-    mix = trace_module(
-        pieces.mix, ("expanded", *masks), ("mixed",), config=config, opset=opset, widths={"expanded": width}
-    )
     masks = (mask,) if mask in plan.inputs else ()
     last = replace(step, module=_Finish(pieces.norm), inputs=("attended_sum", *masks))
     finish = LinkedModule(last, plan.linked, last.inputs)
@@ -69,6 +61,22 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     )
 
     graph = _Graph()
+    is_gathered = step.choices > MOST_PIECES and not pieces.reads_mask
+    total = (_gathered if is_gathered else _piece_by_piece)(graph, step, pieces, config, opset)
+    made = graph.inline(finish_graph, {"attended_sum": total, mask: mask})
+    types = [value.type for value in finish_graph.graph.output]
+    return _model(graph, plan, dict(zip(made, types, strict=True)), config, opset)
+
+
+def _piece_by_piece(graph: _Graph, step: CompiledStep, pieces: Pieces, config: EncoderConfig, opset: int) -> str:
+    """Adds every piece on the rows that chose it; returns the sum of the input, the bias and what the pieces give."""
+    assert step.choice is not None
+    x, mask = step.inputs[0], "attention_mask"
+    count, _, width = pieces.expand.shape
+    masks = (mask,) if pieces.reads_mask else ()
+    mix = trace_module(
+        pieces.mix, ("expanded", *masks), ("mixed",), config=config, opset=opset, widths={"expanded": width}
+    )
     of_piece = graph.add("NonZero", graph.add("Transpose", step.choice, perm=[1, 0]))  # [2, pairs]: piece, row
     piece, row = graph.split(of_piece, 2)
     piece, rows = graph.add("Reshape", piece, graph.integers(-1)), graph.add("Reshape", row, graph.integers(-1))
@@ -89,9 +97,38 @@ def pieces_graph(plan: GraphPlan, *, config: EncoderConfig, opset: int) -> onnx.
     for i in range(count):
         contracted = graph.add("MatMul", of_each[i], graph.weight(pieces.contract[i]))
         total = graph.add("ScatterND", total, writes[i], contracted, reduction="add")
-    made = graph.inline(finish_graph, {"attended_sum": total, mask: mask})
-    types = [value.type for value in finish_graph.graph.output]
-    return _model(graph, plan, dict(zip(made, types, strict=True)), config, opset)
+    return total
+
+
+def _gathered(graph: _Graph, step: CompiledStep, pieces: Pieces, config: EncoderConfig, opset: int) -> str:
+    """Adds the chosen pieces of each row as one matrix of its own; returns the same sum as `_piece_by_piece`.
+
+    Rows may choose different numbers of pieces: those with fewer than the most have slots whose result counts as 0.
+    """
+    assert step.choice is not None
+    x = step.inputs[0]
+    _, hidden, width = pieces.expand.shape
+    mix = trace_module(pieces.mix, ("expanded",), ("mixed",), config=config, opset=opset, widths={"expanded": width})
+    chosen = graph.add("Cast", step.choice, to=TensorProto.FLOAT)
+    counts = graph.add("ReduceSum", chosen, graph.integers(1), keepdims=0)
+    most = graph.add("Cast", graph.add("ReduceMax", counts, graph.integers(0), keepdims=1), to=TensorProto.INT64)
+    slots = graph.add("Max", most, graph.integers(1))  # ONNX Runtime's product over no columns is not 0 but anything
+    is_used, places = graph.add_many(2, "TopK", chosen, slots, axis=1)
+    neurons = graph.integers(0, -1, hidden)
+    expand = graph.add("Gather", graph.weight(pieces.expand.transpose(1, 2)), places)
+    contract = graph.add("Gather", graph.weight(pieces.contract), places)
+    biases = graph.add("Gather", graph.weight(pieces.expand_bias), places)
+    inner = graph.add(
+        "MatMul", graph.add("Reshape", expand, neurons), graph.add("Transpose", x, perm=[0, 2, 1])
+    )  # [rows, neurons, tokens]: only activations are turned round, never weights
+    expanded = graph.add("Add", inner, graph.add("Reshape", biases, graph.integers(0, -1, 1)))
+    (mixed,) = graph.inline(mix, {"expanded": expanded})
+    used = graph.add("Expand", graph.add("Unsqueeze", is_used, graph.integers(2)), graph.integers(1, 1, width))
+    is_counted = graph.add("Cast", graph.add("Reshape", used, graph.integers(0, -1, 1)), to=TensorProto.BOOL)
+    counted = graph.add("Where", is_counted, mixed, graph.weight(pieces.bias.new_zeros(())))
+    turned = graph.add("Transpose", counted, perm=[0, 2, 1])
+    contracted = graph.add("MatMul", turned, graph.add("Reshape", contract, neurons))
+    return graph.add("Add", graph.add("Add", x, graph.weight(pieces.bias)), contracted)
 
 
 class _Finish(nn.Module):
@@ -121,6 +158,11 @@ class _Graph:
         output = self.name()
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
+
+    def add_many(self, outputs: int, operator: str, *inputs: str, **attributes: Any) -> list[str]:
+        names = [self.name() for _ in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
 
     def split(self, value: str, parts: int, sizes: str | None = None) -> list[str]:
         """Cuts a value along axis 0, into equal parts where no sizes are given."""

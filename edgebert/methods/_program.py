@@ -6,7 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,11 @@ class AdaptiveModel(nn.Module, abc.ABC):
     def length_search(self) -> LengthSearch | None:
         """The search for operating points that drop tokens; None where points are chosen from policies' grids."""
         return None
+
+    @property
+    def chosen_settings(self) -> dict[str, Any]:
+        """What stands in the place of settings that were left to the model's shape; a bundle says them."""
+        return {}
 
     def learn_from(self, teacher: AdaptiveModel | None) -> None:
         """Takes the teacher for the training; None forgets it, with whatever served to learn from it."""

@@ -9,8 +9,8 @@ A realisation of the published idea: only the abstract was to be had, and the co
 the same first author, whose top-k mode is the nearest precursor. After that code: what is pruned, the predictors'
 shape, hard top-k without a sparsity loss, one optimiser. Departures, and what the sources leave open:
 - `block_size`: feed-forward neurons are chosen in blocks of neighbours (an eighth of them by default), since skipped
-  blocks save time. 1 is the lineage's granularity: there all neurons are computed and those not chosen masked, which
-  was the fastest form for short texts, so that the blocks' share of the cost is what is used, not what is spent.
+  blocks save time. 1 is the lineage's granularity: there each row gathers the weights of its own neurons and computes
+  with these alone, and moving weights costs more time than it saves but for long texts and small shares.
 - `pool` is the masked mean of the tokens; EBERT reads the first token, and the mean in the first layer, padding
   included. With `pool: cls` the first layer reads the masked mean: its first token is the same for every input.
 - Kept counts are the nearest whole numbers, at least 1, the same for all layers (EBERT rounds the pruned ones down);
@@ -211,6 +211,11 @@ class TBert(AdaptiveModel):
         inner = range(1, shape.layers) if config.inner_layers is None else config.inner_layers
         self.inner = nn.ModuleDict({str(layer): _inner_head(shape, config, n_labels, per_token) for layer in inner})
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def chosen_settings(self) -> dict[str, int]:
+        """The size of a block."""
+        return {"block_size": self.block_size}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Returns the logits at full width, float [batch, labels]; for question answering float [batch, tokens, 2]."""

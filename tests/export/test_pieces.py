@@ -120,17 +120,41 @@ def test_pieces_graph_holds_every_weight_once_and_no_branch(part: PiecewisePart,
     assert not [node for node in graph.graph.node if node.op_type in ("If", "Loop", "Scan")]
 
 
-def test_pieces_graph_of_very_many_masks_them(make_encoder: Callable[..., Encoder]) -> None:
-    part = FeedForwardPart(make_encoder(feed_forward_size=96).layers[1].feed_forward, 1)
-    step = replace(_plan(part).step, inputs=("attended", "block_choice"), choice="block_choice", choices=96)
-    values = _values(np.random.default_rng(2).random((ROWS, 96)) < 0.3)
-    values["block_choice"] = values["choice"]
+@pytest.mark.parametrize("block_size", [1, 2])
+def test_pieces_graph_of_very_many_gathers_them(make_encoder: Callable[..., Encoder], block_size: int) -> None:
+    part = FeedForwardPart(make_encoder(feed_forward_size=160).layers[1].feed_forward, block_size)
+    count = 160 // block_size
+    step = replace(_plan(part).step, inputs=("attended", "block_choice"), choice="block_choice", choices=count)
 
-    model = pieces_graph(GraphPlan(step=step), config=make_encoder().config, opset=23)
-    (made,) = make_graph(model.SerializeToString(), name="part", threads=1).run(values, ["made"]).values()
+    def run(choice: NDArray[np.bool_]) -> tuple[onnx.ModelProto, NDArray[np.float32], Values]:
+        values = {**_values(choice), "block_choice": choice}
+        model = pieces_graph(GraphPlan(step=step), config=make_encoder().config, opset=23)
+        (made,) = make_graph(model.SerializeToString(), name="part", threads=1).run(values, ["made"]).values()
+        return model, made, values
 
-    assert len(model.graph.node) < 60
-    assert np.abs(made - _torch(part, values)).max() <= 1e-5
+    random = np.random.default_rng(2)
+    for choice in (
+        random.random((ROWS, count)) < 0.3,  # every row another number of them
+        random.random((ROWS, count)).argsort(axis=1) < 20,
+        np.ones((ROWS, count), np.bool_),
+        np.zeros((ROWS, count), np.bool_),
+    ):
+        model, made, values = run(choice)
+        parts = {**values, "choice": values["block_choice"]}
+        with torch.no_grad():
+            expected = part(torch.from_numpy(parts["attended"]), torch.from_numpy(parts["block_choice"])).numpy()
+        assert len(model.graph.node) < 60
+        assert np.abs(made - expected).max() <= 1e-5
+
+    kept = np.arange(count)[None, :] == np.full((ROWS, 1), 3)
+    expected = run(kept)[1]
+    with torch.no_grad():  # what is chosen stays finite only if the others are never touched
+        neurons = slice(3 * block_size, 4 * block_size)
+        for weight in (part.feed_forward.expand.weight, part.feed_forward.contract.weight.T):
+            poisoned = torch.full_like(weight, torch.nan)
+            poisoned[neurons] = weight[neurons]
+            weight.copy_(poisoned)
+    assert np.abs(run(kept)[1] - expected).max() <= 1e-5
 
 
 def test_pieces_graph_same_weights_same_bytes(

@@ -451,6 +451,15 @@ def test_tbert_session_calls(
     assert runtime.layer_rows(half.calls) == 6 * LAYERS
 
 
+@pytest.mark.parametrize(("settings", "size"), [({}, 8), ({"block_size": 1}, 1)])
+def test_tbert_bundle_says_its_block_size(
+    make_runtime: Callable[..., tuple[tbert.TBert, EdgeModel]], settings: dict[str, int], size: int
+) -> None:
+    _, runtime = make_runtime(**settings)
+
+    assert runtime.manifest.method_settings["block_size"] == size
+
+
 @pytest.mark.parametrize("width", [0.25, 0.4, 0.5, 0.8])
 def test_tbert_cost_is_the_closed_form(
     make_runtime: Callable[..., tuple[tbert.TBert, EdgeModel]], batch: Batch, width: float
