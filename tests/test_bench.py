@@ -224,13 +224,15 @@ def test_bench_against_torch_random_weights(plain_bundle: Path, sentiment_data: 
 # The newest stack is tested without optimum, which it forbids; there this test does not exist.
 if importlib.util.find_spec("optimum") is not None:
 
-    def test_bench_against_optimum_reference(plain_bundle: Path, plain_checkpoint: Path) -> None:
-        result = bench_bundles(
-            [plain_bundle], lengths=(8,), against="optimum", reference=str(plain_checkpoint), repeats=1
-        )
+    @pytest.mark.parametrize(("rival", "precision"), [("optimum", "fp32"), ("optimum_int8", "int8")])
+    def test_bench_against_optimum_reference(
+        plain_bundle: Path, plain_checkpoint: Path, rival: str, precision: str
+    ) -> None:
+        result = bench_bundles([plain_bundle], lengths=(8,), against=rival, reference=str(plain_checkpoint), repeats=1)
 
-        assert _one(result, "optimum")["mean_layers"] == 3
+        assert _one(result, rival)["mean_layers"] == 3
         assert result["ratios"][0]["ratio"] > 0
+        assert _one(result, rival)["precision"] == precision
 
 
 def test_bench_default_lengths_are_those_the_bundle_takes(plain_bundle: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Any
 
 import onnxruntime
 
@@ -34,9 +35,15 @@ class Side(StaticSide):
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             auto_model = load_task(self.bundle.manifest.task).AUTO_MODEL
-            self._model = getattr(optimum, auto_model.replace("AutoModel", "ORTModel")).from_pretrained(
+            ort_model = getattr(optimum, auto_model.replace("AutoModel", "ORTModel"))
+            exported = ort_model.from_pretrained(
                 folder, export=True, provider="CPUExecutionProvider", session_options=options
             )
+            self._model = self.finish(exported, options)
+
+    def finish(self, exported: Any, options: onnxruntime.SessionOptions) -> Any:
+        """Returns the model to run, from the exported one."""
+        return exported
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is."""
