@@ -36,6 +36,7 @@ from edgebert.export.pieces import pieces_graph
 from edgebert.export.shapes import PREFIX, random_encoder
 from edgebert.export.trace import graph_outputs, trace_module
 from edgebert.methods._pieces import PiecewisePart
+from edgebert.methods._tasks import policies_for
 from edgebert.output import Reporter
 from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
@@ -212,7 +213,7 @@ def _manifest(
         ),
         program=tuple(steps),
         rule=OperatingPoint(policy=policy, knobs=knobs),
-        policies=module.POLICIES,
+        policies=policies_for(facts.config.method_name, facts.config.train.task),
         operating_points=facts.operating_points,
         precision="fp32",
         opset=settings.opset,

@@ -7,6 +7,14 @@ from edgebert.errors import ConfigError
 from edgebert.tasks import load_task
 
 
+def policies_for(method: str, task: str) -> tuple[str, ...]:
+    """Returns the policies of a method that make sense for a task."""
+    names: tuple[str, ...] = registry.load("edgebert.methods", method).POLICIES
+    if load_task(task).HAS_PROBABILITIES:
+        return names
+    return tuple(name for name in names if not registry.load("edgebert.policies", name).Policy.needs_probabilities)
+
+
 def check_task(method: str, task: str) -> None:
     """Refuses a task that a method does not do.
 

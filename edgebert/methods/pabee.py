@@ -9,6 +9,8 @@ Departures, and what paper and code leave open:
   carry nothing in a sentence-embedding backbone: constant answers agree, and every row stops at once and wrong.
 - `shared_pooler: false` gives every exit a pooler of its own; one for all is the published form.
 - `distillation` is an added term, the mean KL(last exit || exit); 0 is the published loss.
+- `confidence`, the usual rule of early exits, is offered beside `patience` where there are probabilities: with few
+  layers patience is coarse.
 - The patience is each row's own; the code lets a batch stop only as a whole and evaluates one row at a time.
 """
 
@@ -25,7 +27,7 @@ from edgebert.methods._pooled import Classifier, PooledExit, Pooler, pooled_macs
 from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, Pool, Stage, exit_steps, groups
 
 STAGES = ("joint",)
-POLICIES = ("patience", "fixed", "never")
+POLICIES = ("patience", "confidence", "fixed", "never")
 WHOLE_MODEL = False
 TASKS: tuple[str, ...] = ("classification", "regression")
 REFUSES: dict[str, str] = {

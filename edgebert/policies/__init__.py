@@ -104,6 +104,9 @@ class DropPosition:
 class Policy:
     """A rule with its knobs set. By itself it stops nobody, and every row runs everything on all of its tokens."""
 
+    needs_probabilities = False
+    """Whether exits must give probabilities, which a single value has not."""
+
     needs_equal_plans = False
     """Whether only rows with the same plan may share a batch."""
 

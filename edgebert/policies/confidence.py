@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Policy(policies.Policy):
     """The rule with its threshold."""
 
+    needs_probabilities = True
+
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.threshold = config.threshold
 

@@ -34,7 +34,7 @@ from edgebert.embedded import resolve_source
 from edgebert.encoders._checkpoint import load_encoder
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
-from edgebert.methods._tasks import check_task
+from edgebert.methods._tasks import check_task, policies_for
 from edgebert.output import Reporter
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
@@ -120,7 +120,9 @@ def train_model(
         _calibrate(model, calibration_rows)
         reporter.say(f"calibrated on {len(calibration_rows)} rows")
     rule = method.rule(settings)
-    points = _choose_points(model, tuning_rows, rule, method.POLICIES, task, train, reporter)
+    points = _choose_points(
+        model, tuning_rows, rule, policies_for(config.method_name, config.train.task), task, train, reporter
+    )
     for name, point in points.items():
         if point.metric is not None:
             knobs = ", ".join(f"{knob}={value}" for knob, value in point.knobs.items())

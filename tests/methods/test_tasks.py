@@ -1,7 +1,7 @@
 import pytest
 
 from edgebert.errors import ConfigError
-from edgebert.methods._tasks import check_task
+from edgebert.methods._tasks import check_task, policies_for
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_check_task_unknown(method: str, task: str, message: str) -> None:
         check_task(method, task)
 
     assert str(raised.value) == message
+
+
+def test_policies_for_a_task_leave_out_what_reads_probabilities() -> None:
+    assert policies_for("pabee", "classification") == ("patience", "confidence", "fixed", "never")
+    assert policies_for("pabee", "regression") == ("patience", "fixed", "never")
