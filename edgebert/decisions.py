@@ -180,16 +180,16 @@ def spent_macs(
         lengths: Tokens of each row, int64 [rows].
     """
     exits = [step.layer for step in program if step.kind == "exit"]
+    left = dict(zip(exits, reversed(range(len(exits))), strict=True))
     spent = np.zeros(len(lengths))
     for step in program:
-        runs = step.layer <= followed.exit_layer
+        runs = followed.exit_layer >= step.layer
         if step.kind == "layer":
             runs = followed.path[:, step.layer - 1]
         elif step.kind == "head":
-            runs = step.layer == followed.exit_layer
+            runs = followed.exit_layer == step.layer
         elif step.kind == "exit" and step.graph is not None:
-            if not policy.reads(ExitPosition(step.layer, len(exits) - 1 - exits.index(step.layer))):
-                continue
+            runs = runs & np.bool_(policy.reads(ExitPosition(step.layer, left[step.layer])))
         spent += runs * step.macs.of(lengths)
     return spent
 
