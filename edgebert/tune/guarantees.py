@@ -86,12 +86,12 @@ def learn_then_test(
     accepted = [trials.full]
     n = len(trials.full.predictions)
 
+    for name, order in orders:
+        if order and depends_on_batch(trials.policy(name, order[0])):
+            raise ConfigError(f"policy {name}: its answers depend on the batch, so nothing can be promised of a text.")
+
     def p_values(name: str, order: Sequence[Knobs]) -> Iterator[float]:
         for knobs in order:
-            if depends_on_batch(trials.policy(name, knobs)):
-                raise ConfigError(
-                    f"policy {name}: its answers depend on the batch; set batch_exit to own to promise any."
-                )
             trial = trials.measure(name, knobs)
             mean = float(losses(trial, trials.full, risk, trials.model.task, trials.targets).mean())
             p = float(hoeffding_bentkus(mean, n, epsilon))
