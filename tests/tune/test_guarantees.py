@@ -10,6 +10,7 @@ import pytest
 from edgebert import EdgeModel
 from edgebert.bundle.manifest import Knobs
 from edgebert.output import Reporter
+from edgebert.tasks import load_task
 from edgebert.tune.guarantees import conformal_consistency, learn_then_test, losses
 from edgebert.tune.trials import Trial, Trials
 
@@ -74,3 +75,17 @@ def test_conformal_consistency_never_stops_at_a_wrong_exit_more_often_than_it_sa
     assert promise.delta is None
     assert (trial is population.full) == (found["certainty"] is None)
     assert _risk(population, trial) <= 0.7
+
+
+@pytest.mark.parametrize(("risk", "expected"), [("metric_drop", [0.0, 0.5, 0.0]), ("disagreement", [0.0, 1.0, 1.0])])
+def test_losses_of_questions_are_of_f1(risk: Any, expected: list[float]) -> None:
+    facts: Any = {"policy": "p", "knobs": {}, "metric": 0.0, "mean_layers": 1.0, "cost_ratio": 1.0}
+    full = Trial(predictions=np.array(["a film", "good", "bad"], object), **facts)
+    own = Trial(predictions=np.array(["a film", "good plot here", "good"], object), **facts)
+    targets = np.empty(3, object)
+    targets[:] = [("film",), ("good",), ("good",)]
+
+    # Of the second answer, one word of three is right and nothing is missing: F1 is 1/2. The third has gained.
+    found = losses(own, full, risk, load_task("question_answering"), targets)
+
+    assert found == pytest.approx(expected)

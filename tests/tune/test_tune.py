@@ -116,7 +116,7 @@ def test_what_is_followed_is_what_the_engine_does(
         assert trials.is_followed
         assert len(trials.tried) > 10
         costs = set()
-        for trial in trials.tried[:: 1 + len(trials.tried) // 40]:
+        for trial in trials.tried[:: 1 + len(trials.tried) // 15]:
             model.set_policy(trial.policy, **trial.knobs)
             outcome = model.run_encoded(trials.encoded)
             full = model.full_macs(trials.lengths).sum()
@@ -526,7 +526,7 @@ def test_questions_are_tuned_by_f1(
     bundle = export_model(checkpoint, tmp_path / "reader").path
 
     squad = json.loads((questions_data / "test.json").read_text(encoding="utf-8"))
-    squad["data"][0]["paragraphs"] = squad["data"][0]["paragraphs"][-3:]
+    squad["data"][0]["paragraphs"] = squad["data"][0]["paragraphs"][-2:]
     file = tmp_path / "some.json"
     file.write_text(json.dumps(squad), encoding="utf-8")
 
@@ -538,11 +538,6 @@ def test_questions_are_tuned_by_f1(
     assert (row["metric_name"], row["metric"]) == ("f1", pytest.approx(point["metric"]))
     assert row["flops_ratio"] == pytest.approx(point["cost_ratio"])
     assert point["cost_ratio"] <= 0.6
-
-    tests = _tune(bundle, file, guarantee=(0.9, 0.5), target=tmp_path / "safe")["tests"]
-
-    assert len(tests) > 1
-    assert all(0 <= test["risk"] <= 1 for test in tests)
 
 
 def _invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
