@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgebert.export import export_model
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
+    from edgebert.tune import tune_bundle
 
 __version__ = "0.1.0"
 
@@ -25,9 +26,18 @@ _HOMES = {
     "bench_bundles": "edgebert.bench",
     "evaluate_bundle": "edgebert.evaluate",
     "export_model": "edgebert.export",
+    "tune_bundle": "edgebert.tune",
 }
 
-__all__ = ["EdgeModel", "Prediction", "__version__", "bench_bundles", "evaluate_bundle", "export_model"]
+__all__ = [
+    "EdgeModel",
+    "Prediction",
+    "__version__",
+    "bench_bundles",
+    "evaluate_bundle",
+    "export_model",
+    "tune_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -108,6 +108,32 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check(self.tolerance > 0, "tolerance", "more than 0", self.tolerance)
 
 
+class TuneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `tune`: how operating points are chosen and timed.
+
+    Attributes:
+        accurate_drop_points: How much of the full-depth metric the point `accurate` may lose, in hundredths.
+        balanced_drop_points: How much `balanced` may lose.
+        fast_drop_points: How much `fast` may lose.
+        latency_texts: Most texts that are timed, evenly spaced among all.
+        latency_repeats: How often each of them; the median counts.
+        latency_points: Most settings that are timed for a budget of time, evenly spaced in cost.
+    """
+
+    accurate_drop_points: float = 0.2
+    balanced_drop_points: float = 1.0
+    fast_drop_points: float = 2.5
+    latency_texts: int = 100
+    latency_repeats: int = 5
+    latency_points: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("accurate_drop_points", "balanced_drop_points", "fast_drop_points"):
+            _check(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name, least in (("latency_texts", 1), ("latency_repeats", 1), ("latency_points", 2)):
+            _check(getattr(self, name) >= least, name, f"{least} or more", getattr(self, name))
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration file.
 
@@ -115,11 +141,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         method: The method's name under `name`, and its settings; their type is the method file's `Config`.
         train: How it is trained.
         export: How it is exported.
+        tune: How its operating points are chosen after export.
     """
 
     method: dict[str, Any]
     train: TrainConfig = msgspec.field(default_factory=TrainConfig)
     export: ExportConfig = msgspec.field(default_factory=ExportConfig)
+    tune: TuneConfig = msgspec.field(default_factory=TuneConfig)
 
     @property
     def method_name(self) -> str:

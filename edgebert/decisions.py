@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.bundle.manifest import Macs, total
+from edgebert.bundle.manifest import Macs, Step, total
 from edgebert.errors import ConfigError
 from edgebert.policies import (
     Choice,
@@ -150,6 +150,8 @@ class _StepFacts(Protocol):
     @property
     def layer(self) -> int: ...
     @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
     def macs(self) -> Macs: ...
     @property
     def choice(self) -> str | None: ...
@@ -157,6 +159,39 @@ class _StepFacts(Protocol):
     def choices(self) -> int: ...
     @property
     def each(self) -> Macs: ...
+
+
+def paths_depend_on_rule(program: Sequence[_StepFacts]) -> bool:
+    """Says whether a rule decides what is computed, and not only when to stop, so that later steps depend on it."""
+    return any(
+        step.kind in ("gate", "select", "drop") or (step.kind == "plan" and "hidden" in step.inputs) for step in program
+    )
+
+
+def spent_macs(
+    program: Sequence[Step], policy: Policy, followed: Followed, lengths: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Returns what the engine would spend on each row under a rule, in multiply-accumulates, float64 [rows].
+
+    Args:
+        program: A bundle's program whose paths do not depend on the rule.
+        policy: The rule.
+        followed: What it made of the rows.
+        lengths: Tokens of each row, int64 [rows].
+    """
+    exits = [step.layer for step in program if step.kind == "exit"]
+    left = dict(zip(exits, reversed(range(len(exits))), strict=True))
+    spent = np.zeros(len(lengths))
+    for step in program:
+        runs = followed.exit_layer >= step.layer
+        if step.kind == "layer":
+            runs = followed.path[:, step.layer - 1]
+        elif step.kind == "head":
+            runs = followed.exit_layer == step.layer
+        elif step.kind == "exit" and step.graph is not None:
+            runs = runs & np.bool_(policy.reads(ExitPosition(step.layer, left[step.layer])))
+        spent += runs * step.macs.of(lengths)
+    return spent
 
 
 def select_position(step: _StepFacts, program: Sequence[_StepFacts]) -> SelectPosition:

@@ -71,6 +71,15 @@ def test_choose_width(save_tiny_checkpoint: Callable[..., Path], tmp_path: Path)
     assert costs[-1] < 0.6
 
 
+def test_meet_a_budget(dact_bundle: Path, sentiment_data: Path, tmp_path: Path) -> None:
+    validation, test = sentiment_data / "validation.tsv", sentiment_data / "test.tsv"
+
+    lines = _run("meet_a_budget.py", dact_bundle, validation, test, tmp_path / "bundle").splitlines()
+
+    assert [line.split()[0] for line in lines] == ["budget", "flops=0.8", "flops=0.6"]
+    assert all(0 < float(line.split()[3]) < 0.9 for line in lines[1:])
+
+
 def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: Path) -> None:
     settings = [f"train.model={tiny_hf_folder}", "train.stage_epochs=[0.2, 0.2]", "train.tuning_rows=40"]
 

@@ -33,6 +33,7 @@ def test_all_is_exactly_what_is_public() -> None:
         "bench_bundles",
         "evaluate_bundle",
         "export_model",
+        "tune_bundle",
     ]
     assert dir(edgebert) == sorted(edgebert.__all__)
 

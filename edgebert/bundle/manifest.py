@@ -110,18 +110,19 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What calibration promises about texts like its own: with probability 1 - `delta`, the risk is at most `epsilon`.
 
     Attributes:
-        procedure: How the knobs were chosen, such as `learn_then_test`.
+        procedure: How the knobs were chosen: `learn_then_test` or `conformal`.
         risk: What is bounded: `metric_drop`, the metric lost against full depth, or `disagreement`, the share of
             texts answered otherwise than at full depth; 0 to 1.
         epsilon: The bound, 0 to 1.
-        delta: The probability, over draws of the calibration texts, that the bound is broken, 0 to 1.
+        delta: The probability, over draws of the calibration texts, that the bound is broken, 0 to 1. None: the bound
+            holds for the risk's average over such draws.
         texts: How many texts it was calibrated on.
     """
 
     procedure: str
     risk: str
     epsilon: float
-    delta: float
+    delta: float | None
     texts: int
 
 

@@ -20,13 +20,6 @@ from edgebert.policies import GatePosition, Policy, SelectPosition
 Named = dict[str, Tensor]
 
 
-def paths_depend_on_rule(steps: Sequence[CompiledStep]) -> bool:
-    """Says whether a rule decides what is computed, and not only when to stop, so that later steps depend on it."""
-    return any(
-        step.kind in ("gate", "select", "drop") or (step.kind == "plan" and "hidden" in step.inputs) for step in steps
-    )
-
-
 @torch.no_grad()
 def run_reference(
     steps: Sequence[CompiledStep], batch: Batch, policy: Policy | None = None

@@ -126,6 +126,14 @@ class Policy:
         scores = own_scores(outputs)
         return Verdict(state, np.zeros(len(scores), np.bool_), scores)
 
+    def certainty(self, outputs: Outputs) -> NDArray[Any] | None:
+        """Returns how sure an exit is, float [rows], where that alone says who stops; None where it does not."""
+        return None
+
+    def stop_above(self, certainty: float) -> Mapping[str, float]:
+        """Returns the knobs that stop a row exactly where it is surer than this; for rules that have a certainty."""
+        raise NotImplementedError
+
     def plan(self, outputs: Outputs, layers: int) -> Wanted:
         """Turns what a plan's graph gave into the layers each row runs, bool [rows, layers]."""
         return np.ones((_rows(outputs), layers), np.bool_)

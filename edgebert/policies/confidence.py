@@ -5,9 +5,11 @@ Schwartz et al., 2020, "The Right Tool for the Job" (https://arxiv.org/abs/2004.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, probabilities, safe_log
@@ -69,5 +71,13 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops the rows whose largest probability is at least the threshold."""
-        given = probabilities(outputs)
-        return Verdict(state, given.max(axis=-1) >= self.threshold, safe_log(given))
+        return Verdict(state, self.certainty(outputs) >= self.threshold, safe_log(probabilities(outputs)))
+
+    def certainty(self, outputs: Outputs) -> NDArray[Any]:
+        """Returns the largest probability."""
+        largest: NDArray[Any] = probabilities(outputs).max(axis=-1)
+        return largest
+
+    def stop_above(self, certainty: float) -> dict[str, float]:
+        """Returns the next larger number as the threshold, which a row must reach; exits give single precision."""
+        return {"threshold": float(np.nextafter(np.float32(certainty), np.float32(np.inf)))}

@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from numpy.typing import NDArray
 
 from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, probabilities, safe_log
@@ -79,9 +80,17 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops the rows whose entropy is below the threshold."""
+        return Verdict(state, self._entropy(outputs) < self.config.threshold, safe_log(probabilities(outputs)))
+
+    def certainty(self, outputs: Outputs) -> NDArray[Any]:
+        """Returns the entropy, negative."""
+        return -self._entropy(outputs)
+
+    def stop_above(self, certainty: float) -> dict[str, float]:
+        """Returns the threshold that the entropy must stay below."""
+        return {"threshold": -certainty}
+
+    def _entropy(self, outputs: Outputs) -> NDArray[Any]:
         given = probabilities(outputs)
-        scores = safe_log(given)
-        entropy = -(given * scores).sum(axis=-1)
-        if self.config.scale == "normalised":
-            entropy = entropy / math.log(given.shape[-1])
-        return Verdict(state, entropy < self.config.threshold, scores)
+        entropy: NDArray[Any] = -(given * safe_log(given)).sum(axis=-1)
+        return entropy / math.log(given.shape[-1]) if self.config.scale == "normalised" else entropy

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgebert import registry
 from edgebert.bundle.manifest import Knobs, OperatingPoint, exit_layers_of
-from edgebert.decisions import Decision, Followed, follow
+from edgebert.candidates import Candidate, cheapest_that_keeps, grid_of
+from edgebert.decisions import Decision, Followed, follow, paths_depend_on_rule
 from edgebert.methods._program import Batch, CompiledStep
-from edgebert.methods._reference import paths_depend_on_rule, run_reference
+from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.tasks import Task
 from edgebert.text import join_rows
@@ -48,7 +48,7 @@ def choose_operating_points(
     exit_layers = exit_layers_of([(step.kind, step.layer) for step in steps])
     recorded = None if paths_depend_on_rule(steps) else record_decisions(model, steps, rows)
 
-    def measure(policy: str, knobs: Knobs) -> tuple[float, float, float]:
+    def measure(policy: str, knobs: Knobs) -> Candidate:
         made = make_policy(policy, knobs, exit_layers=exit_layers, rule=rule)
         if recorded is None:
             scores, path, cost_ratio = run_rule(model, steps, rows, made)
@@ -56,26 +56,28 @@ def choose_operating_points(
             followed = follow(made, recorded, layers)
             scores, path = followed.scores, followed.path
             cost_ratio = float(path.mean())
-        metric = task.metric(task.predictions(scores, rows.encoded), rows.targets)
-        return metric, float(path.sum(axis=1).mean()), cost_ratio
+        return Candidate(
+            policy=policy,
+            knobs=knobs,
+            metric=task.metric(task.predictions(scores, rows.encoded), rows.targets),
+            mean_layers=float(path.sum(axis=1).mean()),
+            cost_ratio=cost_ratio,
+        )
 
-    full, *_ = measure("never", {})
+    full = measure("never", {}).metric
     points = {}
     for policy in policies:
-        base = rule[1] if policy == rule[0] else {}
-        grid = registry.load("edgebert.policies", policy).GRID or ([{}] if policy == rule[0] else [])
-        settings: list[Knobs] = [{**base, **knobs} for knobs in grid]
-        measured = [(knobs, *measure(policy, knobs)) for knobs in settings]
-        kept = [entry for entry in measured if entry[1] >= full - max_drop_points / 100] or measured[:1]
-        if kept:
-            knobs, metric, mean_layers, cost_ratio = min(kept, key=lambda entry: entry[3])
+        settings = grid_of(policy, rule) or ([rule[1]] if policy == rule[0] else [])
+        measured = [measure(policy, knobs) for knobs in settings]
+        if measured:
+            kept = cheapest_that_keeps(measured, full - max_drop_points / 100) or measured[0]
             points["default" if policy == rule[0] else policy] = OperatingPoint(
                 policy=policy,
-                knobs=knobs,
+                knobs=kept.knobs,
                 chosen_on=f"{len(rows)} rows of train; full depth has {task.METRIC} {full:.4f}",
-                metric=metric,
-                mean_layers=mean_layers,
-                cost_ratio=cost_ratio,
+                metric=kept.metric,
+                mean_layers=kept.mean_layers,
+                cost_ratio=kept.cost_ratio,
             )
     return points
 

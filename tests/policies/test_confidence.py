@@ -52,3 +52,16 @@ def test_confidence_reads_logits_as_probabilities() -> None:
     _, layers = replay(make_policy("confidence", {"threshold": 0.75}, exit_layers=[1, 2]), exits, [1, 2])
 
     assert layers.tolist() == [1, 2]
+
+
+def test_confidence_stops_above_what_it_is_told() -> None:
+    largest = np.random.default_rng(0).uniform(0.5, 1.0, 200).astype(np.float32)
+    exits = {"probabilities": np.stack([largest, 1 - largest], axis=1)}
+    policy = make_policy("confidence", {}, exit_layers=[1, 2])
+
+    for border in (*largest[:20], np.float32(1.0)):
+        knobs = policy.stop_above(float(border))
+        _, layers = replay(make_policy("confidence", knobs, exit_layers=[1, 2]), [exits, exits], [1, 2])
+
+        assert np.array_equal(policy.certainty(exits), largest)
+        assert np.array_equal(layers == 1, largest > border)

@@ -105,3 +105,17 @@ def test_entropy_of_a_single_value_refused() -> None:
 def test_entropy_refused(knobs: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         make_policy("entropy", knobs, exit_layers=[1, 2])
+
+
+@pytest.mark.parametrize("scale", ["normalised", "nats"])
+def test_entropy_stops_above_what_it_is_told(scale: str) -> None:
+    exits = {"logits": np.random.default_rng(0).normal(0, 3, (200, 4)).astype(np.float32)}
+    policy = make_policy("entropy", {"scale": scale}, exit_layers=[1, 2])
+    certainty = policy.certainty(exits)
+    assert certainty is not None
+
+    for border in certainty[:20]:
+        knobs = {"scale": scale, **policy.stop_above(float(border))}
+        _, layers = replay(make_policy("entropy", knobs, exit_layers=[1, 2]), [exits, exits], [1, 2])
+
+        assert np.array_equal(layers == 1, certainty > border)
