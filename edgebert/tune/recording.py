@@ -13,7 +13,8 @@ from edgebert.decisions import Decision
 from edgebert.output import Reporter
 from edgebert.policies import ExitPosition, Outputs, Policy, State, Verdict, Wanted
 from edgebert.runtime.engine import Engine
-from edgebert.runtime.model import MAX_BATCH_TOKENS, EdgeModel
+from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.program import MAX_BATCH_TOKENS
 from edgebert.text import Encoded, TextEncoder, batches, join_rows
 
 
