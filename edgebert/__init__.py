@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgebert.bench import bench_bundles
     from edgebert.evaluate import evaluate_bundle
     from edgebert.export import export_model
+    from edgebert.quantize import quantize_bundle
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
 
@@ -25,9 +26,18 @@ _HOMES = {
     "bench_bundles": "edgebert.bench",
     "evaluate_bundle": "edgebert.evaluate",
     "export_model": "edgebert.export",
+    "quantize_bundle": "edgebert.quantize",
 }
 
-__all__ = ["EdgeModel", "Prediction", "__version__", "bench_bundles", "evaluate_bundle", "export_model"]
+__all__ = [
+    "EdgeModel",
+    "Prediction",
+    "__version__",
+    "bench_bundles",
+    "evaluate_bundle",
+    "export_model",
+    "quantize_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:
