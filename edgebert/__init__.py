@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgebert.bench import bench_bundles
     from edgebert.evaluate import evaluate_bundle
     from edgebert.export import export_model
+    from edgebert.quantize import quantize_bundle
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
     from edgebert.tune import tune_bundle
@@ -26,6 +27,7 @@ _HOMES = {
     "bench_bundles": "edgebert.bench",
     "evaluate_bundle": "edgebert.evaluate",
     "export_model": "edgebert.export",
+    "quantize_bundle": "edgebert.quantize",
     "tune_bundle": "edgebert.tune",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "bench_bundles",
     "evaluate_bundle",
     "export_model",
+    "quantize_bundle",
     "tune_bundle",
 ]
 

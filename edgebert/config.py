@@ -108,6 +108,46 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check(self.tolerance > 0, "tolerance", "more than 0", self.tolerance)
 
 
+class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `quantize`: how a bundle is made smaller and faster.
+
+    Attributes:
+        precision: Of the weights.
+        mode: `dynamic` measures the activations' scale at every call, `static` takes it from calibration texts,
+            `weight-only` leaves activations alone.
+        backend: Name of a file in `edgebert/quantize`.
+        per_channel: A scale for each output of a matrix, in place of one for all of it.
+        exclude: Graphs to leave in fp32, as patterns of their path, such as `*layer_00*`.
+        target: The processor it will run on, `auto` for this one. Those without 8-bit dot products get weights of 7
+            bits, which cannot overflow there.
+        calibration_texts: How many texts `static` is calibrated on.
+        max_drop: Points of the metric, hundredths, that may be lost; needs data to measure on. None: anything goes.
+        block_size: Weights that share a scale in `weight-only`.
+        smooth_quant: SmoothQuant before `static`, where the backend has it.
+    """
+
+    precision: Literal["int8", "int4"] = "int8"
+    mode: Literal["dynamic", "static", "weight-only"] = "dynamic"
+    backend: str = "onnxruntime"
+    per_channel: bool = True
+    exclude: tuple[str, ...] = ()
+    target: Literal["auto", "avx2", "avx512", "avx512_vnni", "arm64"] = "auto"
+    calibration_texts: int = 256
+    max_drop: float | None = None
+    block_size: int = 32
+    smooth_quant: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.calibration_texts >= 1, "calibration_texts", "1 or more", self.calibration_texts)
+        _check(self.max_drop is None or self.max_drop >= 0, "max_drop", "0 or more", self.max_drop)
+        sizes = (16, 32, 64, 128, 256)
+        _check(self.block_size in sizes, "block_size", f"one of {sizes}", self.block_size)
+        if self.precision == "int4":
+            _check(self.mode == "weight-only", "mode", "weight-only with precision int4", self.mode)
+        if self.smooth_quant:
+            _check(self.mode == "static", "smooth_quant", "mode static", self.mode)
+
+
 class TuneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The section `tune`: how operating points are chosen and timed.
 
@@ -141,12 +181,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         method: The method's name under `name`, and its settings; their type is the method file's `Config`.
         train: How it is trained.
         export: How it is exported.
+        quantize: How its bundle is quantized.
         tune: How its operating points are chosen after export.
     """
 
     method: dict[str, Any]
     train: TrainConfig = msgspec.field(default_factory=TrainConfig)
     export: ExportConfig = msgspec.field(default_factory=ExportConfig)
+    quantize: QuantizeConfig = msgspec.field(default_factory=QuantizeConfig)
     tune: TuneConfig = msgspec.field(default_factory=TuneConfig)
 
     @property

@@ -63,6 +63,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             f"encoder: {encoder['family']}, {encoder['layers']} layers, hidden size {encoder['hidden_size']}, "
             f"up to {encoder['max_length']} tokens",
             f"labels: {', '.join(facts['labels'])}",
+            *_quantization_lines(facts["quantization"]),
             "",
             markdown_table(("operating point", "policy", "knobs", "metric", "layers", "cost"), points),
             "",
@@ -70,3 +71,17 @@ def describe_text(facts: dict[str, Any]) -> str:
             markdown_table(("step", "layer", "graph", "inputs", "outputs"), program),
         ]
     )
+
+
+def _quantization_lines(facts: dict[str, Any] | None) -> list[str]:
+    if facts is None:
+        return []
+    settings, kept = facts["settings"], [path for path, kind in facts["graphs"].items() if kind == "fp32"]
+    details = [f"{facts['mode']} by {facts['backend']}", f"for {settings['target']}"]
+    details += ["weights of 7 bits, which cannot overflow there"] if settings["reduce_range"] else []
+    details += [f"calibrated on {facts['calibration']}"] if facts["calibration"] else []
+    lines = [f"quantized: {', '.join(details)}; fp32: {', '.join(kept) or 'no graph'}"]
+    if facts["trials"]:
+        last = facts["trials"][-1]
+        lines.append(f"chosen by {len(facts['trials'])} measurements: {last['drop_points']:+.2f} points lost")
+    return lines

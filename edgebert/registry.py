@@ -31,7 +31,7 @@ def load(package: str, name: str) -> ModuleType:
     """
     known = names(package)
     if name not in known:
-        kind = {"policies": "policy", "convert": "naming"}.get(
+        kind = {"policies": "policy", "convert": "naming", "quantize": "backend"}.get(
             package.rpartition(".")[2], package.rpartition(".")[2].rstrip("s")
         )
         raise ConfigError(f"unknown {kind} {name!r}.{suggestion(name, known)}")

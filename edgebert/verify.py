@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle import WHOLE_MODEL_NAME, Bundle, open_bundle
-from edgebert.bundle.manifest import Manifest, Parity
+from edgebert.bundle.manifest import MANIFEST_NAME, Manifest, Parity
 from edgebert.decisions import Decision, Followed, follow
 from edgebert.errors import DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
@@ -39,24 +39,28 @@ _ROWS = 8
 def verify_bundle(
     path: str | Path, *, reference: str | None = None, samples: int = 64, tolerance: float = 1.0e-4
 ) -> dict[str, Any]:
-    """Checks every file of a bundle, loads every graph, and compares with torch when a reference is given.
+    """Checks every file of a bundle, loads every graph, and compares with a reference when one is given.
 
     Args:
         path: The bundle.
-        reference: The checkpoint it was made from; None compares nothing, and torch is not needed.
+        reference: The checkpoint it was made from; of a quantized bundle, the fp32 bundle it was made from, and what is
+            given back is how far they agree. None compares nothing, and torch is not needed.
         samples: Random inputs of the comparison.
         tolerance: Largest difference it allows, as in `compare`.
 
     Raises:
         BundleError: The bundle is refused.
+        DataError: The reference is not what it was made from.
         QualityError: It differs from the reference.
     """
     bundle = open_bundle(path)
     notes = bundle.check_files()
     with EdgeModel(bundle) as model:
         graphs = len(model.graphs) + (_whole_model(bundle) is not None)
-    parity = None
-    if reference is not None:
+    parity = agreement = None
+    if reference is not None and bundle.manifest.quantization is not None:
+        agreement = agreement_with(_source_of(bundle, reference), bundle, samples=samples)
+    elif reference is not None:
         require("torch", extra="train", purpose="--reference")
         from edgebert.checkpoint import load_checkpoint
 
@@ -69,6 +73,49 @@ def verify_bundle(
         "graphs": graphs,
         "notes": notes,
         "parity": None if parity is None else msgspec.structs.asdict(parity),
+        "agreement": agreement,
+    }
+
+
+def _source_of(bundle: Bundle, reference: str) -> Bundle:
+    """Opens the fp32 bundle that a quantized one was made of."""
+    assert bundle.manifest.quantization is not None
+    if not (Path(reference) / MANIFEST_NAME).is_file():
+        raise DataError(
+            f"--reference {reference}: give the fp32 bundle that this {bundle.manifest.precision} one is of."
+        )
+    source = open_bundle(reference)
+    if source.manifest.digest != bundle.manifest.quantization.source_digest:
+        raise DataError(f"--reference {reference}: {bundle.path} was made of another bundle (its digest differs).")
+    return source
+
+
+def agreement_with(source: Bundle, bundle: Bundle, *, samples: int, seed: int = 0) -> dict[str, Any]:
+    """Says how far a quantized bundle answers like the one it was made of, on random inputs, each under its default.
+
+    Random inputs are harder than texts: `edgebert eval --against` measures what matters.
+
+    Returns:
+        `samples`, `same_answer` and `same_path` (shares, 0 to 1; the path is the layers that ran) and `max_difference`,
+        the largest difference of an answer.
+    """
+    values = load_task(bundle.manifest.task).values
+    rng = np.random.default_rng(seed)
+    answers, paths, largest = [], [], 0.0
+    with EdgeModel(source, threads=1) as before, EdgeModel(bundle, threads=1) as after:
+        for start in range(0, samples, _ROWS):
+            inputs = random_inputs(rng, min(_ROWS, samples - start), 64, bundle)
+            expected, got = before.forward(**inputs), after.forward(**inputs)
+            same = expected.logits.argmax(axis=1) == got.logits.argmax(axis=1)
+            answers.append(same.reshape(len(same), -1).all(axis=1))
+            paths.append((expected.path == got.path).all(axis=1))
+            unit = _unit("logits", expected.logits)
+            largest = _larger(largest, _differences(values(expected.logits), values(got.logits)) / unit)
+    return {
+        "samples": samples,
+        "same_answer": float(np.concatenate(answers).mean()),
+        "same_path": float(np.concatenate(paths).mean()),
+        "max_difference": largest,
     }
 
 

@@ -21,7 +21,18 @@ HEAVY = [
     "rich",
 ]
 MODULES = ["edgebert", *(module.name for module in pkgutil.walk_packages(edgebert.__path__, "edgebert."))]
-TORCH_SIDE = ("checkpoint", "convert", "demo", "encoders", "export", "losses", "methods", "rivals", "training")
+TORCH_SIDE = (
+    "checkpoint",
+    "convert",
+    "demo",
+    "encoders",
+    "export",
+    "losses",
+    "methods",
+    "quantize",
+    "rivals",
+    "training",
+)
 LIGHT = [name for name in MODULES if not f"{name}.".startswith(tuple(f"edgebert.{part}." for part in TORCH_SIDE))]
 
 
@@ -33,6 +44,7 @@ def test_all_is_exactly_what_is_public() -> None:
         "bench_bundles",
         "evaluate_bundle",
         "export_model",
+        "quantize_bundle",
         "tune_bundle",
     ]
     assert dir(edgebert) == sorted(edgebert.__all__)

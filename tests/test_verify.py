@@ -151,6 +151,7 @@ def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
         "graphs": 5,
         "notes": [],
         "parity": None,
+        "agreement": None,
     }
 
 

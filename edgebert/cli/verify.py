@@ -11,7 +11,7 @@ from edgebert.cli._options import json_option, print_json
 
 @click.command(name="verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--reference", help="The checkpoint it was made from: compare with torch too.")
+@click.option("--reference", help="What it was made from: a checkpoint; of a quantized bundle, the fp32 one.")
 @click.option("--samples", default=64, show_default=True, help="Random inputs of that comparison.")
 @click.option("--tolerance", default=1.0e-4, show_default=True)
 @json_option
@@ -30,4 +30,10 @@ def command(bundle: Path, reference: str | None, samples: int, tolerance: float,
         click.echo(
             f"agrees with {reference} on {result['parity']['samples']} inputs: largest difference "
             f"{result['parity']['max_difference']:.1e}, {result['parity']['differing_decisions']} decisions differ"
+        )
+    if result["agreement"]:
+        agreement = result["agreement"]
+        click.echo(
+            f"answers like {reference} on {agreement['same_answer']:.1%} of {agreement['samples']} random inputs, by"
+            f" the same layers on {agreement['same_path']:.1%}; largest difference {agreement['max_difference']:.2g}"
         )

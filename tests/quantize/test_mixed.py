@@ -1,0 +1,105 @@
+"""Mixed precision: with outcomes made up, and on a bundle with a layer made sensitive on purpose."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import Trial
+from edgebert.errors import QualityError
+from edgebert.quantize import quantize_bundle
+from edgebert.quantize._mixed import choose_graphs
+from edgebert.verify import verify_bundle
+
+
+class Points:
+    """Says that every quantized graph costs its points, and those of two together somewhat more than their sum."""
+
+    metric = 0.9
+    source = SimpleNamespace(targets=np.zeros(100))
+
+    def __init__(self, points: Mapping[str, float]) -> None:
+        self.points = points
+
+    def measure(self, graphs: Collection[str], title: str) -> Any:
+        return SimpleNamespace(lost=sum(self.points[path] for path in graphs) * (1 + 0.1 * (len(graphs) > 1)))
+
+    def disagreement(self, measured: Any) -> float:
+        return float(measured.lost)
+
+    def trial(self, kept: Collection[str], measured: Any) -> Trial:
+        return Trial(kept=tuple(sorted(kept)), metric=0.9 - measured.lost / 100, drop_points=measured.lost)
+
+
+GRAPHS = {"a": b"", "b": b"", "c": b""}
+
+
+def _choose(points: Mapping[str, float], max_drop: float) -> Any:
+    return choose_graphs(Points(points), GRAPHS, ["head"], max_drop, lambda line: None)  # type: ignore[arg-type]
+
+
+def test_all_are_quantized_where_that_is_good_enough() -> None:
+    chosen = _choose({"a": 0.1, "b": 0.2, "c": 0.1}, 0.5)
+
+    assert list(chosen.graphs) == ["a", "b", "c"]
+    assert [trial.kept for trial in chosen.trials] == [("head",)]
+
+
+def test_the_most_sensitive_stays() -> None:
+    chosen = _choose({"a": 0.1, "b": 3.0, "c": 0.2}, 0.5)
+
+    assert list(chosen.graphs) == ["a", "c"]
+    assert [trial.kept for trial in chosen.trials] == [
+        ("head",),
+        ("b", "c", "head"),
+        ("a", "c", "head"),
+        ("a", "b", "head"),
+        ("b", "head"),
+    ]
+    assert chosen.trials[-1].drop_points == pytest.approx(0.33)
+
+
+def test_the_two_most_sensitive_stay() -> None:
+    assert list(_choose({"a": 0.1, "b": 3.0, "c": 2.0}, 0.5).graphs) == ["a"]
+
+
+def test_with_nothing_left_it_fails() -> None:
+    with pytest.raises(
+        QualityError, match=r"a drop of at most 0\.5 points; with a single graph quantized it is still 1"
+    ):
+        _choose({"a": 1.0, "b": 3.0, "c": 2.0}, 0.5)
+
+
+def test_a_sensitive_layer_stays_fp32(sensitive: tuple[Path, Path], tmp_path: Path) -> None:
+    source, texts = sensitive
+
+    careless = quantize_bundle(source, tmp_path / "careless")
+    made = quantize_bundle(source, tmp_path / "made", overrides={"max_drop": 2.0}, evaluation=[texts])
+
+    assert set(careless.manifest.quantization.graphs.values()) == {"int8"}
+    facts = made.manifest.quantization
+    assert [path for path, kind in facts.graphs.items() if kind == "fp32"] == ["graphs/layer_01.onnx"]
+    assert facts.trials[0].kept == ()
+    assert facts.trials[0].drop_points > 10
+    assert facts.trials[-1].kept == ("graphs/layer_01.onnx",)
+    assert facts.trials[-1].drop_points <= 2.0
+    assert made.read("graphs/layer_01.onnx") == open_bundle(source).read("graphs/layer_01.onnx")
+    assert verify_bundle(made.path)["parity"] is None
+
+
+def test_a_drop_that_cannot_be_met(sensitive: tuple[Path, Path], tmp_path: Path) -> None:
+    source, texts = sensitive
+
+    with pytest.raises(QualityError, match=r"expected a drop of at most 1\.0 points; with a single graph quantized"):
+        quantize_bundle(
+            source,
+            tmp_path / "made",
+            overrides={"max_drop": 1.0, "exclude": ["*embed*", "*layer_00*", "*layer_02*"]},
+            evaluation=[texts],
+        )
+
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,113 @@
+"""The backend where Neural Compressor is installed, and what is said where it is not.
+
+It forbids the newest numpy and onnx, so that half of these tests exists in each environment.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgebert import registry
+from edgebert.bundle import open_bundle
+from edgebert.errors import ConfigError, MissingExtraError
+from edgebert.quantize import quantize_bundle
+from edgebert.runtime.model import EdgeModel
+
+BACKEND = {"backend": "neural_compressor"}
+
+if importlib.util.find_spec("neural_compressor") is None:
+
+    def test_missing_extra(plain_bundle: Path, tmp_path: Path) -> None:
+        with pytest.raises(
+            MissingExtraError,
+            match=r"--backend neural_compressor needs .* pip install 'edgebert\[neural-compressor\]'$",
+        ):
+            quantize_bundle(plain_bundle, tmp_path / "made", overrides=BACKEND)
+
+        assert not (tmp_path / "made").exists()
+
+else:
+
+    @pytest.mark.parametrize("method", registry.names("edgebert.methods"))
+    def test_every_method(method: str, bundle_of: Callable[..., Path], texts: list[str], tmp_path: Path) -> None:
+        source = open_bundle(bundle_of(method))
+
+        made = quantize_bundle(source.path, tmp_path / "made", overrides=BACKEND)
+
+        assert made.size_bytes < 0.8 * source.size_bytes
+        assert made.manifest.quantization.backend == "neural_compressor"
+        assert _alike(source.path, made.path, texts[:60]) >= 0.8
+        kinds = {node.op_type for node in _graph(made.path, "graphs/layer_00.onnx").node}
+        assert {"MatMulInteger", "DynamicQuantizeLinear", "Attention"} <= kinds
+
+    @pytest.mark.parametrize(
+        ("overrides", "operator", "least"),
+        [
+            ({"mode": "static"}, "QLinearMatMul", 0.8),
+            ({"mode": "static", "smooth_quant": True}, "QLinearMatMul", 0.8),
+            ({"precision": "int4"}, "MatMulNBits", 0.0),
+        ],
+    )
+    def test_other_modes(
+        overrides: dict[str, Any],
+        operator: str,
+        least: float,
+        plain_bundle: Path,
+        calibration: Path,
+        texts: list[str],
+        tmp_path: Path,
+    ) -> None:
+        given = calibration if "mode" in overrides else None
+
+        made = quantize_bundle(
+            plain_bundle,
+            tmp_path / "made",
+            overrides={**BACKEND, "calibration_texts": 40, **overrides},
+            calibration=given,
+        )
+
+        assert _alike(plain_bundle, made.path, texts[:60]) >= least
+        assert operator in {node.op_type for node in _graph(made.path, "graphs/layer_00.onnx").node}
+        assert set(made.manifest.quantization.graphs.values()) == {made.manifest.precision}
+
+    def test_tuning_reaches_its_target(sensitive: tuple[Path, Path], tmp_path: Path) -> None:
+        source, data = sensitive
+
+        made = quantize_bundle(source, tmp_path / "made", overrides={**BACKEND, "max_drop": 2.0}, evaluation=[data])
+
+        facts = made.manifest.quantization
+        assert facts.trials[-1].drop_points <= 2.0
+        assert facts.graphs["graphs/layer_00.onnx"] == "int8"
+        products = [node.op_type for node in _graph(made.path, "graphs/layer_01.onnx").node]
+        assert products.count("MatMul") >= 1  # what would be lost in integers is left in float
+
+    def test_nothing_is_written_beside(
+        plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        quantize_bundle(plain_bundle, tmp_path / "made", overrides={**BACKEND, "exclude": ["*layer_0[12]*", "onnx/*"]})
+
+        assert [path.name for path in tmp_path.iterdir()] == ["made"]
+        assert capsys.readouterr() == ("", "")
+
+    def test_weight_only_in_8_bits_is_refused(plain_bundle: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="has weight-only in int4 alone"):
+            quantize_bundle(plain_bundle, tmp_path / "made", overrides={**BACKEND, "mode": "weight-only"})
+
+    def _alike(first: Path, second: Path, texts: list[str]) -> float:
+        scores = []
+        for path in (first, second):
+            with EdgeModel.from_pretrained(path, threads=1) as model:
+                outcome = model.run_encoded(model.encode(texts))
+                assert model.layer_rows(outcome.calls) == outcome.path.sum()
+                scores.append(outcome.scores)
+        return float(np.mean(scores[0].argmax(axis=1) == scores[1].argmax(axis=1)))
+
+    def _graph(bundle: Path, path: str) -> onnx.GraphProto:
+        return onnx.load_from_string(open_bundle(bundle).read(path)).graph
