@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgebert.bench import bench_bundles
     from edgebert.evaluate import evaluate_bundle
     from edgebert.export import export_model
+    from edgebert.report import write_report
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
     from edgebert.tune import tune_bundle
@@ -27,6 +28,7 @@ _HOMES = {
     "evaluate_bundle": "edgebert.evaluate",
     "export_model": "edgebert.export",
     "tune_bundle": "edgebert.tune",
+    "write_report": "edgebert.report",
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "evaluate_bundle",
     "export_model",
     "tune_bundle",
+    "write_report",
 ]
 
 

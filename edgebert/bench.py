@@ -431,17 +431,25 @@ _COLUMNS = (
 
 def table(result: Mapping[str, Any]) -> str:
     """Returns a result of `bench_bundles` as a markdown table, with a line below it for each ratio and each fit."""
-    rows = result["rows"]
-    columns = [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
+    columns = _filled_columns(result["rows"])
     lines = [
         "| " + " | ".join(heading for heading, _, _ in columns) + " |",
         "|" + "|".join("---:" if form != "{}" else "---" for _, _, form in columns) + "|",
     ]
-    for row in rows:
-        cells = ["" if row[key] is None else form.format(row[key]) for _, key, form in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    notes = [*map(_ratio_line, result["ratios"]), *map(_fit_line, result["fits"])]
+    lines += ["| " + " | ".join(cells) + " |" for cells in table_cells(result["rows"])[1]]
+    notes = [*map(ratio_line, result["ratios"]), *map(_fit_line, result["fits"])]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def table_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Returns the headings of a table of rows, and each row's cells; columns that no row fills are left out."""
+    columns = _filled_columns(rows)
+    cells = [tuple("" if row[key] is None else form.format(row[key]) for _, key, form in columns) for row in rows]
+    return [heading for heading, _, _ in columns], cells
+
+
+def _filled_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    return [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
 
 
 def _where(entry: Mapping[str, Any]) -> str:
@@ -452,7 +460,8 @@ def _where(entry: Mapping[str, Any]) -> str:
     return f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}, {batch}{tokens}"
 
 
-def _ratio_line(ratio: Mapping[str, Any]) -> str:
+def ratio_line(ratio: Mapping[str, Any]) -> str:
+    """Returns a ratio of a result as a sentence."""
     line = f"- {ratio['bundle']} / {ratio['against']} ({_where(ratio)}): time ratio {ratio['ratio']:.3f}"
     if ratio["ci_low"] is None:
         return f"{line} ({len(ratio['pairs'])} of the {_FEWEST_PAIRS} repeats that an interval needs)"

@@ -27,6 +27,7 @@ ROW_FIELDS = {
     *("bundle", "rival_of", "method", "policy", "knobs", "precision", "provider", "threads", "batch", "seq_len"),
     *("scenario", "n", "mean_layers", "mean_tokens", "tokenize_ms", "load_ms", "first_ms", "mean_ms", "min_ms"),
     *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid", "latency_quantiles_ms"),
+    *("private_mb", "energy_j", "energy_source"),
 }
 
 

@@ -358,3 +358,45 @@ def test_help_imports_nothing_heavy() -> None:
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_report_draws_results(invoke: Invoke, tmp_path: Path, result_files: list[Path]) -> None:
+    target, charts = tmp_path / "report.html", tmp_path / "charts"
+
+    code, out, err = invoke("report", *result_files, "-o", target, "--svg", charts)
+
+    assert (code, out) == (0, "")
+    assert f"{target}: {len(list(charts.iterdir()))} charts, 1." in err
+    assert invoke("report", *result_files, "-o", target)[0] == 1
+    assert invoke("report", *result_files, "-o", target, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("none.json", "-o", "report.html"), 2, "none.json: cannot be read"),
+        (("bad.json", "-o", "report.html"), 2, "bad.json: not JSON"),
+        (("other.json", "-o", "report.html"), 2, "other.json: expected a result of edgebert eval --json"),
+        (("other.json",), 2, "Missing option '-o' / '--output'"),
+        (("-o", "report.html"), 2, "Missing argument 'RESULTS...'"),
+        (("other.json", "-o", "none/report.html"), 1, "does not exist"),
+    ],
+)
+def test_report_mistake_is_one_line(
+    invoke: Invoke,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    got, _, err = invoke("report", *arguments)
+
+    assert got == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()

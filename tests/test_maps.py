@@ -1,28 +1,12 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgebert import EdgeModel
-from edgebert.bundle.manifest import OperatingPoint
 from edgebert.data import read_examples
 from edgebert.evaluate import evaluate_bundle
-from edgebert.export import export_model
 from edgebert.measure import measure
-
-
-@pytest.fixture(scope="module")
-def token_bundle(save_tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    points = {"default": OperatingPoint(policy="lengths", knobs={"lengths": "0.6,0.3,0.2"})}
-    checkpoint = save_tiny_checkpoint({"name": "dynamic_tinybert"}, points)
-    return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "tokens").path
-
-
-@pytest.fixture(scope="module")
-def width_bundle(save_tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5})}
-    return export_model(save_tiny_checkpoint({"name": "tbert"}, points), tmp_path_factory.mktemp("b") / "w").path
 
 
 def test_maps_tell_the_layers_of_the_first_texts(dact_bundle: Path, sentiment_data: Path) -> None:
