@@ -430,14 +430,15 @@ _COLUMNS = (
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Returns a result of `bench_bundles` as a markdown table, with a line below it for each ratio and each fit."""
+    """Returns a result of `bench_bundles` as a markdown table, then lines for ratios, fits and the steps of rows."""
     columns = _filled_columns(result["rows"])
     lines = [
         "| " + " | ".join(heading for heading, _, _ in columns) + " |",
         "|" + "|".join("---:" if form != "{}" else "---" for _, _, form in columns) + "|",
     ]
     lines += ["| " + " | ".join(cells) + " |" for cells in table_cells(result["rows"])[1]]
-    notes = [*map(ratio_line, result["ratios"]), *map(_fit_line, result["fits"])]
+    steps = [_steps_line(row) for row in result["rows"] if "steps_ms" in row]
+    notes = [*map(ratio_line, result["ratios"]), *map(_fit_line, result["fits"]), *steps]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
@@ -477,3 +478,8 @@ def _fit_line(fit: Mapping[str, Any]) -> str:
         f"- {fit['bundle']} ({_where(fit)}): time = {fit['fixed_ms']:.3f} ms + k x {fit['layer_ms']:.3f} ms; "
         f"largest relative error {100 * fit['max_relative_error']:.1f} %"
     )
+
+
+def _steps_line(row: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{kind} {ms:.3f} ms" for kind, ms in row["steps_ms"].items())
+    return f"- {row['bundle']} ({_where(row)}): {times}"

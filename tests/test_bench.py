@@ -391,6 +391,9 @@ def test_bench_per_step_says_where_the_time_goes(offline: dict[str, Any], sweep:
         # 20 texts in batches of at most 8, each of which goes through all layers but for the rows that stop.
         assert row["step_calls"]["embed"] == pytest.approx(3 / 20)
         assert 3 / 20 <= row["step_calls"]["layer + exit"] <= 9 / 20
+        assert f"- {row['bundle']} (1 thread, batch 8, offline): embed {row['steps_ms']['embed']:.3f} ms" in table(
+            offline
+        )
     assert not any("steps_ms" in row for row in sweep["rows"])
 
 

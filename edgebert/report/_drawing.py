@@ -14,10 +14,18 @@ FULL_WIDTH = "container"
 RIGHT, WRONG, RAN, STATIC = "#3b7ea1", "#e07b39", "#2f5d8a", "#8a8a8a"
 MOST_PANELS = 24
 
+_FONT = "DejaVu Sans, Verdana, sans-serif"  # alike in width, so that text fits in an SVG wherever it is opened
+
 _CONFIG: dict[str, Any] = {
-    "font": "sans-serif",
+    "font": _FONT,
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 320},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 320},
+    "legend": {
+        "columnPadding": 20,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 320,
+    },
     "header": {"labelFontSize": 12, "labelFontWeight": "bold", "labelLimit": 330, "titleFontSize": 12},
     "title": {"fontSize": 12, "anchor": "start"},
     "view": {"stroke": "#dddddd"},

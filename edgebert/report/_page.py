@@ -132,7 +132,10 @@ def _hosts(results: Results) -> list[str]:
     for file, host in results.hosts.items():
         busy = "" if host.load_average is None else f" (load average {host.load_average:g})"
         files.setdefault(_facts(host), []).append(file + busy)
-    return [f'<p class="facts">{escape(", ".join(names))}: {escape(facts)}</p>' for facts, names in files.items()]
+    lines = [f"{', '.join(names)}: {facts}" for facts, names in files.items()]
+    if len(files) > 1:
+        lines.append("Times of different machines do not compare.")
+    return [f'<p class="facts">{escape(line)}</p>' for line in lines]
 
 
 def _facts(host: Host) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -15,6 +16,8 @@ from edgebert.errors import DataError, suggestion
 
 EVALUATED, TIMED = "edgebert.eval/1", "edgebert.bench/1"
 _LARGEST_BYTES = 64 * 1024 * 1024
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Maps(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +81,8 @@ class Evaluated(_Row, frozen=True, kw_only=True):
     ci_low: float
     ci_high: float
     layers: int
-    flops_ratio: float
-    gmacs: float
+    flops_ratio: _Positive
+    gmacs: _Positive
     exit_histogram: dict[str, list[int]]
     size_mb: float
     mean_ms: float
@@ -248,7 +251,7 @@ def _read(path: Path) -> _Evaluation | _Bench:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise DataError(f"{path}: expected at most {_LARGEST_BYTES // 2**20} MB, got {path.stat().st_size} bytes.")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
+        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
@@ -264,6 +267,12 @@ def _read(path: Path) -> _Evaluation | _Bench:
         text, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".") or "the result"
         raise DataError(f"{path}: {where}: {text[0].lower()}{text[1:]}; write it again with this edgebert.") from error
+
+
+def _finite(number: str) -> float | None:
+    """Reads a number; one that no picture can show is none."""
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
 def _short_names(bundles: Iterable[str]) -> dict[str, str]:

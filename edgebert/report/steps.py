@@ -34,7 +34,7 @@ def chart(results: Results) -> Any | None:
             "step": kind,
             "ms": ms,
             "order": kinds.index(kind),
-            "share": ms / sum(row.steps_ms.values()),
+            "share": ms / (sum(row.steps_ms.values()) or 1.0),
         }
         for row in rows
         for kind, ms in row.steps_ms.items()

@@ -143,6 +143,16 @@ def test_machines_are_told_once(evaluated: Callable[..., Any], combine: Callable
     assert f"a.json (load average 0.5), b.json (load average 0.5): {facts}" in html
 
 
+def test_machines_that_differ_are_told_apart(evaluated: Callable[..., Any], combine: Callable[..., Any]) -> None:
+    results = combine([evaluated()])
+    results.hosts.update({name: Host(name, 2, "Linux", "3.11") for name in ("slow", "quick")})
+
+    html = page(results, [])
+
+    assert "slow: slow, 2 processors; Linux" in html
+    assert "Times of different machines do not compare." in html
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_file_that_is_there(result_files: list[Path], tmp_path: Path, force: bool) -> None:
     target = tmp_path / "report.html"

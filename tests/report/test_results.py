@@ -79,6 +79,8 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
         ({**RESULT, "rows": [{**ROW, "ci_low": "low"}]}, r"rows\[0?\.*\]\.ci_low: expected `float`, got `str`"),
         ({**RESULT, "host": None}, "host: expected `object`, got `null`"),
         (json.dumps({**RESULT, "rows": [{**ROW, "metric": float("nan")}]}), "metric: expected `float`, got `null`"),
+        (json.dumps(RESULT).replace("0.85", "1e999"), "metric: expected `float`, got `null`"),
+        ({**RESULT, "rows": [{**ROW, "gmacs": 0.0}]}, "gmacs: expected `float` > 0"),
         ({**RESULT, "rows": []}, "no rows to show"),
     ],
 )
