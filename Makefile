@@ -26,7 +26,7 @@ test-latest: .venv-latest/installed
 	.venv-latest/bin/python -m pytest -n 2 --dist loadfile
 
 test-web: .venv/installed
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| { echo "make test-web: needs Chromium, such as Debian's package: apt-get install chromium" >&2; exit 1; }
 	.venv/bin/python -m pytest tests/web
