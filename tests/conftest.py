@@ -269,12 +269,17 @@ def result_files(
 ) -> list[Path]:
     """What `edgebert eval --json` and `edgebert bench --json` print: enough for every picture of a report."""
     folder = tmp_path_factory.mktemp("results")
-    bundles, data = [dact_bundle, plain_bundle, token_bundle, width_bundle], sentiment_data / "test.tsv"
-    evaluated = evaluate_bundle(bundles, [data], against=["static-frontier"], threads=1, timed_texts=5, maps=6)
-    timed = bench_bundles([dact_bundle], data=data, against=plain_bundle, max_texts=5, repeats=5, per_step=True)
-    for name, result in (("evaluated.json", evaluated), ("timed.json", timed)):
-        (folder / name).write_text(json.dumps(result), encoding="utf-8")
-    return [folder / "evaluated.json", folder / "timed.json"]
+    data, frontier = sentiment_data / "test.tsv", ["static-frontier"]
+    results = {
+        "evaluated": evaluate_bundle(
+            [dact_bundle, plain_bundle], [data], against=frontier, threads=1, timed_texts=5, maps=6
+        ),
+        "inside": evaluate_bundle([token_bundle, width_bundle], [data], threads=1, maps=6),
+        "timed": bench_bundles([dact_bundle], data=data, against=plain_bundle, max_texts=5, repeats=5, per_step=True),
+    }
+    for name, result in results.items():
+        (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+    return [folder / f"{name}.json" for name in results]
 
 
 @pytest.fixture(scope="session")

@@ -360,15 +360,42 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_report_draws_results(invoke: Invoke, tmp_path: Path, result_files: list[Path]) -> None:
-    target, charts = tmp_path / "report.html", tmp_path / "charts"
+def test_report_draws_results(invoke: Invoke, tmp_path: Path) -> None:
+    row = {
+        "bundle": "a",
+        "method": "fastbert",
+        "policy": "default",
+        "rule": "entropy",
+        "precision": "fp32",
+        "threads": 1,
+        "mean_layers": 2.0,
+        "n": 4,
+        "metric_name": "accuracy",
+        "metric": 0.5,
+        "ci_low": 0.4,
+        "ci_high": 0.6,
+        "layers": 3,
+        "flops_ratio": 0.5,
+        "gmacs": 0.5,
+        "size_mb": 90.0,
+        "mean_ms": 4.0,
+        "texts_per_s": 250.0,
+        "knobs": {},
+        "exit_histogram": {"right": [1, 1], "wrong": [1, 1]},
+    }
+    host = {"cpu": "a processor", "threads": 2, "os": "Linux", "python": "3.11"}
+    result, target, charts = tmp_path / "result.json", tmp_path / "report.html", tmp_path / "charts"
+    result.write_text(
+        json.dumps({"schema": "edgebert.eval/1", "host": host, "data": ["x.tsv"], "rows": [row]}), encoding="utf-8"
+    )
 
-    code, out, err = invoke("report", *result_files, "-o", target, "--svg", charts)
+    code, out, err = invoke("report", result, "-o", target, "--svg", charts)
 
     assert (code, out) == (0, "")
-    assert f"{target}: {len(list(charts.iterdir()))} charts, 1." in err
-    assert invoke("report", *result_files, "-o", target)[0] == 1
-    assert invoke("report", *result_files, "-o", target, "--force")[0] == 0
+    assert f"{target}: 3 charts, " in err
+    assert sorted(path.name for path in charts.iterdir()) == ["exits.svg", "memory.svg", "pareto.svg"]
+    assert invoke("report", result, "-o", target)[0] == 1
+    assert invoke("report", result, "-o", target, "--force")[0] == 0
 
 
 @pytest.mark.parametrize(

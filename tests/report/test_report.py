@@ -80,7 +80,7 @@ def test_svg_of_every_chart(written: Path) -> None:
 
 
 def test_pictures_that_results_lack_are_named_with_their_command(tmp_path: Path, result_files: list[Path]) -> None:
-    html = write_report(result_files[1:], tmp_path / "timed.html").read_text(encoding="utf-8")
+    html = write_report(result_files[2:], tmp_path / "timed.html").read_text(encoding="utf-8")
 
     assert "Not in these results" in html
     assert "<li>Metric against computation: <code>edgebert eval BUNDLE... --data FILE" in html
@@ -89,7 +89,7 @@ def test_pictures_that_results_lack_are_named_with_their_command(tmp_path: Path,
 
 
 def test_texts_of_results_are_escaped(tmp_path: Path, result_files: list[Path]) -> None:
-    result = json.loads(result_files[0].read_text(encoding="utf-8"))
+    result = json.loads(result_files[1].read_text(encoding="utf-8"))
     result["data"] = ["</script><script>alert(1)</script>.tsv"]
     result["host"]["cpu"] = "<img src=http://example.org/x>"
     for row in result["rows"]:
@@ -159,10 +159,10 @@ def test_file_that_is_there(result_files: list[Path], tmp_path: Path, force: boo
     target.write_text("mine", encoding="utf-8")
 
     if force:
-        assert write_report(result_files[1:], target, force=True).read_text(encoding="utf-8") != "mine"
+        assert write_report(result_files[2:], target, force=True).read_text(encoding="utf-8") != "mine"
     else:
         with pytest.raises(EdgeBertError, match=r"report\.html: exists already; use --force to replace it\."):
-            write_report(result_files[1:], target)
+            write_report(result_files[2:], target)
         assert target.read_text(encoding="utf-8") == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
@@ -202,7 +202,7 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: 
 def test_results_read_as_they_were_measured(result_files: list[Path]) -> None:
     results = read_results(result_files)
 
-    assert len(results.models) == len(results.deployed) == 4
+    assert [row.method for row in results.deployed] == ["dact_bert", "plain"]
     assert [row.method for row in results.models] == ["dact_bert", "plain", "dynamic_tinybert", "tbert"]
     assert {row.yardstick for row in results.evaluated} == {None, "static-frontier"}
     assert results.ratios[0].pairs
