@@ -72,8 +72,7 @@ def write_report(
         folder.mkdir(exist_ok=True)
         for picture, spec in specs.items():
             write_file(folder / _svg_name(picture), _svg(spec))
-    if reporter is not None:
-        reporter.say(f"{target}: {len(specs)} charts, {target.stat().st_size / 1e6:.2f} MB")
+    (reporter or Reporter()).say(f"{target}: {len(specs)} charts, {target.stat().st_size / 1e6:.2f} MB")
     return target
 
 
