@@ -1,4 +1,4 @@
-"""latency: how the wall time of single calls is distributed."""
+"""percentiles: how the wall time of single calls is distributed."""
 
 from __future__ import annotations
 

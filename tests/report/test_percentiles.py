@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from edgebert.report import latency
+from edgebert.report import percentiles
 
 Make = Callable[..., Any]
 
@@ -12,7 +12,7 @@ def test_curve_ends_at_the_99th_percentile_and_has_three_marks(
     curve = [float(percent) for percent in range(101)]
     rows = [evaluated(p50_ms=50.0, latency_quantiles_ms=curve)]
 
-    lines, marks = records(latency.chart(combine(rows, [timed(latency_quantiles_ms=curve)])))
+    lines, marks = records(percentiles.chart(combine(rows, [timed(latency_quantiles_ms=curve)])))
 
     assert [line["label"] for line in lines] == ["fast (default)", "fast (entropy)"]
     assert lines[0]["ms"] == curve[:100]
@@ -20,4 +20,4 @@ def test_curve_ends_at_the_99th_percentile_and_has_three_marks(
 
 
 def test_calls_not_timed_alone(evaluated: Make, timed: Make, combine: Make) -> None:
-    assert latency.chart(combine([evaluated()], [timed(latency_quantiles_ms=None)])) is None
+    assert percentiles.chart(combine([evaluated()], [timed(latency_quantiles_ms=None)])) is None
