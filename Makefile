@@ -1,13 +1,14 @@
 # make demo         set up and run the main job on an embedded default
 # make test         set up and run lint, types, import contracts and tests
 # make test-latest  the tests on the newest transformers, onnx and numpy
+# make test-web     opens a report in headless Chromium: Debian's package, which it installs where it may
 PYTHON ?= python3
 # More arguments for every pip install, such as an index with CPU builds of torch.
 PIP_ARGS ?=
 
 PIP = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: demo test test-latest lint clean
+.PHONY: demo test test-latest test-web lint clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/edgebert demo --output demo-run --force
@@ -23,6 +24,12 @@ lint: .venv/installed
 
 test-latest: .venv-latest/installed
 	.venv-latest/bin/python -m pytest -n 2 --dist loadfile
+
+test-web: .venv/installed
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| { echo "make test-web: needs Chromium, such as Debian's package: apt-get install chromium" >&2; exit 1; }
+	.venv/bin/python -m pytest tests/web
 
 # Everything together: torch, transformers, onnx, onnxruntime, optimum, neural-compressor, click.
 .venv/installed: pyproject.toml

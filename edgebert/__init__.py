@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgebert.evaluate import evaluate_bundle
     from edgebert.export import export_model
     from edgebert.quantize import quantize_bundle
+    from edgebert.report import write_report
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
     from edgebert.tune import tune_bundle
@@ -29,6 +30,7 @@ _HOMES = {
     "export_model": "edgebert.export",
     "quantize_bundle": "edgebert.quantize",
     "tune_bundle": "edgebert.tune",
+    "write_report": "edgebert.report",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "export_model",
     "quantize_bundle",
     "tune_bundle",
+    "write_report",
 ]
 
 

@@ -25,6 +25,7 @@ from edgebert.output import Advance, Reporter
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.rivals._turns import Record, TimedSide, open_sides, time_together
+from edgebert.statistics import quantile_curve
 from edgebert.tasks import load_task
 from edgebert.text import Text
 
@@ -47,6 +48,7 @@ class _Plan:
         cases: What all sides are timed on together.
         ladders: A bundle's place, and a case stopped after each of its exit layers.
         repeats: Turns of each side in each case.
+        per_step: Whether every side has as many turns more, in which its steps are timed.
     """
 
     sides: list[TimedSide]
@@ -54,11 +56,13 @@ class _Plan:
     cases: list[Case]
     ladders: list[tuple[int, list[Case]]]
     repeats: int
+    per_step: bool
 
     @property
     def turns(self) -> int:
         """How many turns all of it takes."""
-        return self.repeats * (len(self.cases) * len(self.sides) + sum(len(ladder) for _, ladder in self.ladders))
+        each = 2 if self.per_step else 1
+        return self.repeats * (each * len(self.cases) * len(self.sides) + sum(len(steps) for _, steps in self.ladders))
 
 
 def bench_bundles(
@@ -81,16 +85,17 @@ def bench_bundles(
     provider: str = "cpu",
     compact: bool = True,
     per_layer: bool = False,
+    per_step: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Times bundles on random token ids of given lengths, or on real texts.
 
     Every combination of bundle, threads, batch and length (or texts) gives a row; a rival gives rows of its own, and
     each bundle a ratio to it. In a row, `mean_ms`, `min_ms` and `max_ms` are the median, the smallest and the largest
-    of the repeats' means, and `p50_ms`, `p90_ms` and `p99_ms` are taken over all calls of all repeats; all of them in
-    ms per call of `batch` rows for lengths, and in ms per text for texts. Wall time runs from token ids to result;
-    tokenizing is `tokenize_ms`, ms per text. `first_ms` is the first call, before any warm-up. A ratio is the
-    bundle's time over the rival's, per text: below 1 the bundle is faster.
+    of the repeats' means, and `p50_ms`, `p90_ms`, `p99_ms` and the 101 `latency_quantiles_ms` are taken over all calls
+    of all repeats; all of them in ms per call of `batch` rows for lengths, and in ms per text for texts. Wall time
+    runs from token ids to result; tokenizing is `tokenize_ms`, ms per text. `first_ms` is the first call, before any
+    warm-up. A ratio is the bundle's time over the rival's, per text: below 1 the bundle is faster.
 
     Args:
         bundles: Bundle folders.
@@ -114,6 +119,8 @@ def bench_bundles(
         provider: `cpu` or `cuda`.
         compact: Let finished rows leave their batch at once.
         per_layer: Also fit time = fixed + k x layer over the exit layers k, at each length.
+        per_step: Also time the graphs inside: `steps_ms` has, in the unit of `mean_ms`, the wall time of each kind of
+            step and what is left for `python`, `step_calls` the number of session calls.
         reporter: Where progress goes.
 
     Returns:
@@ -136,7 +143,7 @@ def bench_bundles(
     texts = _read_texts(sides, data, columns, max_texts)
     cases = _cases(sides, batches, () if texts else lengths, texts, scenario)
     ladders = [(n, ladder) for n in range(len(bundles)) if per_layer for ladder in _ladders(sides[n], cases)]
-    plan = _Plan(sides=sides, pairs=pairs, cases=cases, ladders=ladders, repeats=repeats)
+    plan = _Plan(sides=sides, pairs=pairs, cases=cases, ladders=ladders, repeats=repeats, per_step=per_step)
     result: dict[str, Any] = {"schema": SCHEMA, "host": host_facts(), "rows": [], "ratios": [], "fits": []}
     reporter = reporter or Reporter()
     _warn_if_busy(result["host"], reporter)
@@ -161,11 +168,21 @@ def _carry_out(plan: _Plan, processes: Sequence[SideProcess], advance: Advance, 
         everyone = list(zip(plan.sides, processes, strict=True))
         cases = [case if s.batch is None else msgspec.structs.replace(case, batch=s.batch) for s in plan.sides]
         records = time_together(everyone, cases, plan.repeats, advance)
+        if plan.per_step:
+            _time_steps(records, plan.repeats, advance)
         result["rows"] += [_row(record) for record in records]
         result["ratios"] += [_ratio(records[ours], records[rival]) for ours, rival in plan.pairs]
     for number, ladder in plan.ladders:
         one = [(plan.sides[number], processes[number])] * len(ladder)
         result["fits"].append(_fit(time_together(one, ladder, plan.repeats, advance)))
+
+
+def _time_steps(records: Sequence[Record], repeats: int, advance: Advance) -> None:
+    """Gives every side more turns, in which its steps are timed."""
+    for record in records:
+        for _ in range(repeats):
+            record.steps.append(record.process.time_steps(record.prepared.case))
+            advance(1, record.side.label)
 
 
 def _check(**options: Sequence[int]) -> None:
@@ -321,8 +338,10 @@ def _row(record: Record) -> dict[str, Any]:
     calls_ms = [call_ms for turn in record.timed for call_ms in turn.call_ms]
     for percent in (50, 90, 99):
         row[f"p{percent}_ms"] = None if is_list else float(np.percentile(calls_ms, percent))
+    row["latency_quantiles_ms"] = None if is_list else quantile_curve(calls_ms)
     row["texts_per_s"] = 1000.0 * unit / row["mean_ms"]
     row |= record.footprint()
+    row |= record.step_times()
     row["repeats_ms"] = repeats_ms.tolist()
     row["turns"] = record.turns
     row["pid"] = ready.pid
@@ -411,18 +430,27 @@ _COLUMNS = (
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Returns a result of `bench_bundles` as a markdown table, with a line below it for each ratio and each fit."""
-    rows = result["rows"]
-    columns = [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
+    """Returns a result of `bench_bundles` as a markdown table, then lines for ratios, fits and the steps of rows."""
+    columns = _filled_columns(result["rows"])
     lines = [
         "| " + " | ".join(heading for heading, _, _ in columns) + " |",
         "|" + "|".join("---:" if form != "{}" else "---" for _, _, form in columns) + "|",
     ]
-    for row in rows:
-        cells = ["" if row[key] is None else form.format(row[key]) for _, key, form in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    notes = [*map(_ratio_line, result["ratios"]), *map(_fit_line, result["fits"])]
+    lines += ["| " + " | ".join(cells) + " |" for cells in table_cells(result["rows"])[1]]
+    steps = [_steps_line(row) for row in result["rows"] if "steps_ms" in row]
+    notes = [*map(ratio_line, result["ratios"]), *map(_fit_line, result["fits"]), *steps]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def table_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Returns the headings of a table of rows, and each row's cells; columns that no row fills are left out."""
+    columns = _filled_columns(rows)
+    cells = [tuple("" if row[key] is None else form.format(row[key]) for _, key, form in columns) for row in rows]
+    return [heading for heading, _, _ in columns], cells
+
+
+def _filled_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    return [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
 
 
 def _where(entry: Mapping[str, Any]) -> str:
@@ -433,7 +461,8 @@ def _where(entry: Mapping[str, Any]) -> str:
     return f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}, {batch}{tokens}"
 
 
-def _ratio_line(ratio: Mapping[str, Any]) -> str:
+def ratio_line(ratio: Mapping[str, Any]) -> str:
+    """Returns a ratio of a result as a sentence."""
     line = f"- {ratio['bundle']} / {ratio['against']} ({_where(ratio)}): time ratio {ratio['ratio']:.3f}"
     if ratio["ci_low"] is None:
         return f"{line} ({len(ratio['pairs'])} of the {_FEWEST_PAIRS} repeats that an interval needs)"
@@ -449,3 +478,8 @@ def _fit_line(fit: Mapping[str, Any]) -> str:
         f"- {fit['bundle']} ({_where(fit)}): time = {fit['fixed_ms']:.3f} ms + k x {fit['layer_ms']:.3f} ms; "
         f"largest relative error {100 * fit['max_relative_error']:.1f} %"
     )
+
+
+def _steps_line(row: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{kind} {ms:.3f} ms" for kind, ms in row["steps_ms"].items())
+    return f"- {row['bundle']} ({_where(row)}): {times}"

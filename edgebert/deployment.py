@@ -16,6 +16,7 @@ from edgebert.output import Reporter
 from edgebert.rivals._protocol import Case, Scenario, Spec
 from edgebert.rivals._turns import TimedSide, open_sides, time_together
 from edgebert.runtime.hub import find_bundle
+from edgebert.statistics import quantile_curve
 from edgebert.text import Text
 
 REPEATS = 3
@@ -34,9 +35,9 @@ def add_deployment(
 ) -> list[dict[str, Any]]:
     """Times evaluated bundles under their policies; returns a row for each of them and each number of threads.
 
-    A row is the evaluated one, with `p50_ms`, `p90_ms` and `p99_ms` over texts answered one by one, `mean_ms` their
-    mean, `texts_per_s` of a list in batches, `private_mb`, `energy_j` and `energy_source` of the list, and
-    `n_timed`. Times run from token ids to result.
+    A row is the evaluated one, with `p50_ms`, `p90_ms`, `p99_ms` and the 101 `latency_quantiles_ms` over texts answered
+    one by one, `mean_ms` their mean, `texts_per_s` of a list in batches, `private_mb`, `energy_j` and
+    `energy_source` of the list, and `n_timed`. Times run from token ids to result.
 
     Args:
         measured: The evaluated bundles and policies.
@@ -77,6 +78,7 @@ def add_deployment(
                         "n_timed": len(texts),
                         "mean_ms": float(np.mean(call_ms)),
                         **{f"p{percent}_ms": float(np.percentile(call_ms, percent)) for percent in (50, 90, 99)},
+                        "latency_quantiles_ms": quantile_curve(call_ms),
                         "texts_per_s": 1000.0 / float(np.median(listed.text_ms())),
                         **listed.footprint(),
                     }

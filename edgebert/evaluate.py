@@ -23,6 +23,7 @@ from edgebert.runtime.threads import available_threads
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
 
+SCHEMA = "edgebert.eval/1"
 STATIC_FRONTIER = "static-frontier"
 FIXED_EXITS = "fixed-exits"
 
@@ -39,6 +40,7 @@ def evaluate_bundle(
     threads: int | Sequence[int] | None = None,
     batch_size: int = 32,
     timed_texts: int = 0,
+    maps: int = 0,
     max_length: int | None = None,
     provider: str = "cpu",
     reporter: Reporter | None = None,
@@ -61,6 +63,8 @@ def evaluate_bundle(
         timed_texts: Time this many of the texts in processes of their own that take turns, for `p50_ms`, `p90_ms`,
             `p99_ms`, `mean_ms` (one by one), `texts_per_s` (in batches), `private_mb` and energy. 0: none; `mean_ms`
             and `texts_per_s` are then those of the evaluation itself, in batches.
+        maps: Let rows say what ran on this many of the first texts (of questions: windows), for pictures; see
+            `edgebert.maps`.
         max_length: Cut texts to this many tokens.
         provider: Execution provider.
         reporter: Where progress goes.
@@ -71,7 +75,7 @@ def evaluate_bundle(
         of a task whose answers are right or wrong have `n_correct` and their exits apart for both; only they have
         `mcnemar_p`. The row of a quantized bundle, given together with the one it was made of, has
         `fp32_agreement`, the share of texts that both answer alike under that policy, and `decision_flips`, the share
-        that got another exit or another amount of work.
+        that got another exit or another amount of work. Rows that `against` adds name it as their `yardstick`.
 
     Raises:
         BundleError: A bundle is refused.
@@ -88,7 +92,7 @@ def evaluate_bundle(
     examples = [example for source in data for example in task.read(source, split=split, columns=columns)]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
-    how = _How(examples, task, batch_size, max_length, counts[0], provider, reporter)
+    how = _How(examples, task, batch_size, max_length, counts[0], provider, maps, reporter)
     measured: list[Measured] = []
     yardsticks: dict[str, list[Measured]] = {STATIC_FRONTIER: [], FIXED_EXITS: []}
     for path in bundles:
@@ -110,8 +114,11 @@ def evaluate_bundle(
             provider=provider,
             reporter=reporter,
         )
+    for name, group in yardsticks.items():
+        for entry in group:
+            entry.row["yardstick"] = name
     return {
-        "schema": "edgebert.eval/1",
+        "schema": SCHEMA,
         "host": host_facts(),
         "data": [str(source) for source in data],
         "rows": [*rows, *(entry.row for group in yardsticks.values() for entry in group)],
@@ -128,13 +135,15 @@ class _How:
     max_length: int | None
     threads: int | None
     provider: str
+    maps: int
     reporter: Reporter
 
     def open(self, path: str) -> EdgeModel:
         return EdgeModel.from_pretrained(path, threads=self.threads, provider=self.provider)
 
     def measure(self, model: EdgeModel, name: str, policy: str) -> Measured:
-        return measure(model, self.examples, self.batch_size, self.max_length, self.reporter, name=name, policy=policy)
+        common = (self.examples, self.batch_size, self.max_length, self.reporter)
+        return measure(model, *common, name=name, policy=policy, maps=self.maps)
 
 
 def _measure_bundle(

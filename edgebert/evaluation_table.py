@@ -35,7 +35,10 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("texts/s", _number("texts_per_s", "{:.0f}")),
     ("size MB", _number("size_mb", "{:.1f}")),
     ("private MB", _number("private_mb", "{:.0f}")),
-    ("mJ/text", lambda row: f"{1000 * row['energy_j']:.1f} ({row['energy_source']})" if "energy_j" in row else ""),
+    (
+        "mJ/text",
+        lambda row: f"{1000 * row['energy_j']:.1f} ({row['energy_source']})" if row.get("energy_j") is not None else "",
+    ),
     ("agreement", _number("agreement", "{:.4f}")),
     ("as fp32", _number("fp32_agreement", "{:.4f}")),
     ("flips", _number("decision_flips", "{:.4f}")),
@@ -44,10 +47,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 
 def evaluation_table(result: Mapping[str, Any]) -> str:
     """Returns a result as a Markdown table, with a line for every comparison."""
-    cells = [(heading, [cell(row) for row in result["rows"]]) for heading, cell in _COLUMNS]
-    shown = [(heading, column) for heading, column in cells if any(column)]
-    rows = list(zip(*(column for _, column in shown), strict=True))
-    lines = [markdown_table([heading for heading, _ in shown], rows)]
+    lines = [markdown_table(*evaluation_cells(result["rows"]))]
     for row in result["rows"]:
         name = f"{row['bundle']} ({row['policy']})"
         lines += [f"{name} {_against_line(row['against'])}"] if "against" in row else []
@@ -62,6 +62,13 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
                 f"{name} took {row['n_paths']} paths ({row['path_entropy_bits']:.2f} bits); layers run: {shares}"
             )
     return "\n".join(lines)
+
+
+def evaluation_cells(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Returns the headings of a table of rows, and each row's cells; columns that no row fills are left out."""
+    cells = [(heading, [cell(row) for row in rows]) for heading, cell in _COLUMNS]
+    shown = [(heading, column) for heading, column in cells if any(column)]
+    return [heading for heading, _ in shown], list(zip(*(column for _, column in shown), strict=True))
 
 
 def _points(entry: Mapping[str, float]) -> str:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from edgebert.bundle.manifest import Manifest
 from edgebert.data import Example, texts_of
 from edgebert.errors import EdgeBertError
+from edgebert.maps import maps_of
 from edgebert.output import Reporter
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.outcome import Outcome
-from edgebert.statistics import Interval, mean_interval, paired_difference, resampled_interval
+from edgebert.statistics import Interval, mean_interval, paired_difference, quantile_curve, resampled_interval
 from edgebert.tasks import Task, load_task
 from edgebert.text import join_rows
 
@@ -57,6 +58,7 @@ def measure(
     *,
     name: str = "",
     policy: str = "",
+    maps: int = 0,
 ) -> Measured:
     """Runs a model, as it is set, on labelled texts.
 
@@ -68,6 +70,7 @@ def measure(
         reporter: Where progress goes.
         name: What the row calls the bundle.
         policy: What the row calls the policy.
+        maps: Let the row say what ran on this many of the first rows; see `edgebert.maps`.
 
     Raises:
         DataError: A label is not one that the model can answer.
@@ -141,6 +144,7 @@ def measure(
         **_paths(path),
         "tokenize_ms": tokenize_ms,
         **_latency(seconds, len(texts), batch_size),
+        **({"maps": maps_of(outcomes, encoded, model, maps)} if maps else {}),
         "size_mb": model.bundle.size_bytes / 1e6,
     }
     text_macs = np.bincount(text_of_row, macs, minlength=len(texts)).astype(np.float64)
@@ -180,13 +184,14 @@ def _right_or_wrong(per_text: NDArray[Any] | None) -> NDArray[np.bool_] | None:
     return per_text if per_text is not None and per_text.dtype == np.bool_ else None
 
 
-def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str, float]:
+def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str, Any]:
     """Returns times in ms per text; percentiles only where each text was timed on its own."""
     total = sum(seconds)
-    row = {"mean_ms": total * 1000 / texts, "texts_per_s": texts / total}
+    row: dict[str, Any] = {"mean_ms": total * 1000 / texts, "texts_per_s": texts / total}
     if batch_size == 1:
         for percent in (50, 90, 99):
             row[f"p{percent}_ms"] = float(np.percentile(seconds, percent) * 1000)
+        row["latency_quantiles_ms"] = quantile_curve([1000 * second for second in seconds])
     return row
 
 

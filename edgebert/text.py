@@ -77,6 +77,10 @@ class TextEncoder:
         empty = (self._tokenizer.encode(""), self._tokenizer.encode("", ""))
         return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Returns the vocabulary's own spelling of token ids; an empty text for an id it does not have."""
+        return [self._tokenizer.id_to_token(number) or "" for number in ids]
+
     def has_tokens_of(self, other: TextEncoder) -> bool:
         """Says whether both give every token the same id."""
         same: bool = self._tokenizer.get_vocab() == other._tokenizer.get_vocab()

@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
+from edgebert.bench import bench_bundles
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig
 from edgebert.data import read_examples
 from edgebert.encoders._blocks import Encoder, EncoderConfig, initialise
 from edgebert.encoders._checkpoint import checkpoint_weights, settings_of
+from edgebert.evaluate import evaluate_bundle
 from edgebert.export import export_model
 from edgebert.methods._paths import threshold
 from edgebert.methods._program import Batch
@@ -238,6 +240,46 @@ def dact_bundle_split(tmp_path_factory: pytest.TempPathFactory, dact_checkpoint:
     """The bundle of `dact_checkpoint`, each exit a graph of its own."""
     config = ExportConfig(verify_samples=16, link=False)
     return export_model(dact_checkpoint, tmp_path_factory.mktemp("bundles") / "dact-split", settings=config).path
+
+
+@pytest.fixture(scope="session")
+def token_bundle(tmp_path_factory: pytest.TempPathFactory, save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A `dynamic_tinybert` bundle whose layers let shares of 0.6, 0.3 and 0.2 of the tokens go on."""
+    points = {"default": OperatingPoint(policy="lengths", knobs={"lengths": "0.6,0.3,0.2"})}
+    checkpoint = save_tiny_checkpoint({"name": "dynamic_tinybert"}, points)
+    return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "tokens").path
+
+
+@pytest.fixture(scope="session")
+def width_bundle(tmp_path_factory: pytest.TempPathFactory, save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A `tbert` bundle of which half the heads and blocks run."""
+    points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5})}
+    checkpoint = save_tiny_checkpoint({"name": "tbert"}, points)
+    return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "widths").path
+
+
+@pytest.fixture(scope="session")
+def result_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    dact_bundle: Path,
+    plain_bundle: Path,
+    token_bundle: Path,
+    width_bundle: Path,
+    sentiment_data: Path,
+) -> list[Path]:
+    """What `edgebert eval --json` and `edgebert bench --json` print: enough for every picture of a report."""
+    folder = tmp_path_factory.mktemp("results")
+    data, frontier = sentiment_data / "test.tsv", ["static-frontier"]
+    results = {
+        "evaluated": evaluate_bundle(
+            [dact_bundle, plain_bundle], [data], against=frontier, threads=1, timed_texts=5, maps=6
+        ),
+        "inside": evaluate_bundle([token_bundle, width_bundle], [data], threads=1, maps=6),
+        "timed": bench_bundles([dact_bundle], data=data, against=plain_bundle, max_texts=5, repeats=5, per_step=True),
+    }
+    for name, result in results.items():
+        (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+    return [folder / f"{name}.json" for name in results]
 
 
 @pytest.fixture(scope="session")

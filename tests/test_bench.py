@@ -26,7 +26,8 @@ from edgebert.rivals._protocol import Spec
 ROW_FIELDS = {
     *("bundle", "rival_of", "method", "policy", "knobs", "precision", "provider", "threads", "batch", "seq_len"),
     *("scenario", "n", "mean_layers", "mean_tokens", "tokenize_ms", "load_ms", "first_ms", "mean_ms", "min_ms"),
-    *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid"),
+    *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid", "latency_quantiles_ms"),
+    *("private_mb", "energy_j", "energy_source"),
 }
 
 
@@ -73,6 +74,7 @@ def offline(dact_bundle: Path, sentiment_data: Path) -> dict[str, Any]:
         against="uncompacted",
         max_texts=20,
         repeats=2,
+        per_step=True,
     )
 
 
@@ -380,3 +382,27 @@ def test_bench_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_bench_per_step_says_where_the_time_goes(offline: dict[str, Any], sweep: dict[str, Any]) -> None:
+    for row in offline["rows"]:
+        assert set(row["steps_ms"]) == {"embed", "layer + exit", "python"}
+        assert all(ms > 0 for ms in row["steps_ms"].values())
+        # 20 texts in batches of at most 8, each of which goes through all layers but for the rows that stop.
+        assert row["step_calls"]["embed"] == pytest.approx(3 / 20)
+        assert 3 / 20 <= row["step_calls"]["layer + exit"] <= 9 / 20
+        assert f"- {row['bundle']} (1 thread, batch 8, offline): embed {row['steps_ms']['embed']:.3f} ms" in table(
+            offline
+        )
+    assert not any("steps_ms" in row for row in sweep["rows"])
+
+
+def test_bench_latency_quantiles_rise_through_the_percentiles(sweep: dict[str, Any], offline: dict[str, Any]) -> None:
+    for row in sweep["rows"]:
+        curve = row["latency_quantiles_ms"]
+        assert len(curve) == 101
+        assert curve == sorted(curve)
+        assert [curve[percent] for percent in (50, 90, 99)] == pytest.approx(
+            [row["p50_ms"], row["p90_ms"], row["p99_ms"]], abs=1e-4
+        )
+    assert all(row["latency_quantiles_ms"] is None for row in offline["rows"])

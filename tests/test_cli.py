@@ -358,3 +358,72 @@ def test_help_imports_nothing_heavy() -> None:
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_report_draws_results(invoke: Invoke, tmp_path: Path) -> None:
+    row = {
+        "bundle": "a",
+        "method": "fastbert",
+        "policy": "default",
+        "rule": "entropy",
+        "precision": "fp32",
+        "threads": 1,
+        "mean_layers": 2.0,
+        "n": 4,
+        "metric_name": "accuracy",
+        "metric": 0.5,
+        "ci_low": 0.4,
+        "ci_high": 0.6,
+        "layers": 3,
+        "flops_ratio": 0.5,
+        "gmacs": 0.5,
+        "size_mb": 90.0,
+        "mean_ms": 4.0,
+        "texts_per_s": 250.0,
+        "knobs": {},
+        "exit_histogram": {"right": [1, 1], "wrong": [1, 1]},
+    }
+    host = {"cpu": "a processor", "threads": 2, "os": "Linux", "python": "3.11"}
+    result, target, charts = tmp_path / "result.json", tmp_path / "report.html", tmp_path / "charts"
+    result.write_text(
+        json.dumps({"schema": "edgebert.eval/1", "host": host, "data": ["x.tsv"], "rows": [row]}), encoding="utf-8"
+    )
+
+    code, out, err = invoke("report", result, "-o", target, "--svg", charts)
+
+    assert (code, out) == (0, "")
+    assert f"{target}: 3 charts, " in err
+    assert sorted(path.name for path in charts.iterdir()) == ["exits.svg", "memory.svg", "pareto.svg"]
+    assert invoke("report", result, "-o", target)[0] == 1
+    assert invoke("report", result, "-o", target, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("none.json", "-o", "report.html"), 2, "none.json: cannot be read"),
+        (("bad.json", "-o", "report.html"), 2, "bad.json: not JSON"),
+        (("other.json", "-o", "report.html"), 2, "other.json: expected a result of edgebert eval --json"),
+        (("other.json",), 2, "Missing option '-o' / '--output'"),
+        (("-o", "report.html"), 2, "Missing argument 'RESULTS...'"),
+        (("other.json", "-o", "none/report.html"), 1, "does not exist"),
+    ],
+)
+def test_report_mistake_is_one_line(
+    invoke: Invoke,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    got, _, err = invoke("report", *arguments)
+
+    assert got == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()

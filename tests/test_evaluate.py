@@ -189,6 +189,8 @@ def test_evaluate_times_every_bundle_policy_and_number_of_threads(
     for row in rows:
         assert row["n_timed"] == 3
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["latency_quantiles_ms"][50:100:40] == pytest.approx([row["p50_ms"], row["p90_ms"]], abs=1e-4)
+        assert len(row["latency_quantiles_ms"]) == 101
         assert row["texts_per_s"] > 0
         assert row["private_mb"] is None or row["private_mb"] > 0
         assert row["energy_j"] >= 0

@@ -19,6 +19,8 @@ HEAVY = [
     "accelerate",
     "huggingface_hub",
     "rich",
+    "altair",
+    "vl_convert",
 ]
 MODULES = ["edgebert", *(module.name for module in pkgutil.walk_packages(edgebert.__path__, "edgebert."))]
 TORCH_SIDE = (
@@ -46,6 +48,7 @@ def test_all_is_exactly_what_is_public() -> None:
         "export_model",
         "quantize_bundle",
         "tune_bundle",
+        "write_report",
     ]
     assert dir(edgebert) == sorted(edgebert.__all__)
 

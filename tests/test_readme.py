@@ -55,11 +55,14 @@ def _commands(block: str) -> list[list[str]]:
 @pytest.mark.usefixtures("workplace")
 def test_readme_commands(block: str) -> None:
     for command in _commands(block):
+        arguments = command.index(">") if ">" in command else len(command)
         done = subprocess.run(
-            [sys.executable, "-m", "edgebert.cli", *command[1:]], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "edgebert.cli", *command[1:arguments]], capture_output=True, text=True, check=False
         )
         assert command[0] == "edgebert"
         assert done.returncode == 0, f"{command}: {done.stderr}"
+        for output in command[arguments + 1 :]:
+            Path(output).write_text(done.stdout, encoding="utf-8")
 
 
 @pytest.mark.parametrize("block", PYTHON)

@@ -16,7 +16,9 @@ from edgebert.tasks import Task, load_task, task_settings
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "export_configs").glob("*.yaml"))
 VARIANTS = [
-    (kind, name) for kind in ("methods", "policies", "encoders", "tasks") for name in registry.names(f"edgebert.{kind}")
+    (kind, name)
+    for kind in ("methods", "policies", "encoders", "tasks", "report")
+    for name in registry.names(f"edgebert.{kind}")
 ]
 
 
@@ -154,3 +156,16 @@ def test_task_takes_what_callers_give(name: str, verb: str) -> None:
     given, expected = (inspect.signature(getattr(owner, verb)) for owner in (load_task(name), Task))
 
     assert list(given.parameters) == [parameter for parameter in expected.parameters if parameter != "self"]
+
+
+@pytest.mark.parametrize("name", registry.names("edgebert.report"))
+def test_picture_defines_its_names(name: str) -> None:
+    picture = registry.load("edgebert.report", name)
+
+    others = [registry.load("edgebert.report", other) for other in registry.names("edgebert.report") if other != name]
+    assert picture.__doc__.startswith(f"{name}: ")
+    assert picture.TITLE
+    assert picture.CAPTION.endswith(".")
+    assert picture.COMMAND.startswith("edgebert ")
+    assert picture.PLACE not in {other.PLACE for other in others}
+    assert list(inspect.signature(picture.chart).parameters) == ["results"]

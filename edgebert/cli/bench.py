@@ -30,6 +30,7 @@ from edgebert.output import ConsoleReporter
     help="One text after the other, or the whole file in batches.",
 )
 @click.option("--per-layer", is_flag=True, help="Fit time = fixed + k x layer.")
+@click.option("--per-step", is_flag=True, help="Time the graphs inside: embed, layers, exits, predictors, Python.")
 @click.option("--repeats", default=5, show_default=True, help="Turns of each side.")
 @click.option("--max-texts", default=500, show_default=True)
 @provider_option
@@ -48,6 +49,7 @@ def command(
     reference: str | None,
     scenario: str,
     per_layer: bool,
+    per_step: bool,
     repeats: int,
     max_texts: int,
     provider: str,
@@ -71,6 +73,7 @@ def command(
         reference=reference,
         scenario=scenario,  # type: ignore[arg-type]  # click.Choice has checked it
         per_layer=per_layer,
+        per_step=per_step,
         repeats=repeats,
         max_texts=max_texts,
         provider=provider,

@@ -27,6 +27,13 @@ from edgebert.output import ConsoleReporter
     show_default=True,
     help="Time so many of the texts, each bundle in a process of its own: latency, texts/s, memory, energy.",
 )
+@click.option(
+    "--maps",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Write into --json what ran on so many of the texts: layers, pieces, tokens.",
+)
 @click.option("--max-length", type=click.IntRange(min=4))
 @click.option("-t", "--threads", metavar="1,2", help="Threads; several give a row each, with --timed-texts.")
 @provider_option
@@ -43,6 +50,7 @@ def command(
     min_metric: float | None,
     batch_size: int,
     timed_texts: int,
+    maps: int,
     max_length: int | None,
     threads: str | None,
     provider: str,
@@ -65,6 +73,7 @@ def command(
         threads=read_numbers(threads, "--threads") if threads else None,
         batch_size=batch_size,
         timed_texts=timed_texts,
+        maps=maps,
         max_length=max_length,
         provider=provider,
         reporter=ConsoleReporter(),

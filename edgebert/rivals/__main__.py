@@ -15,7 +15,8 @@ from edgebert import registry
 from edgebert.errors import EdgeBertError
 from edgebert.rivals._measure import Measurement, Side, prepare, time_turn
 from edgebert.rivals._memory import PrivateMemory
-from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec
+from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec, TimeSteps
+from edgebert.rivals._steps import time_steps
 
 
 def main() -> None:
@@ -50,6 +51,8 @@ def _serve(lines: BinaryIO) -> Iterator[Reply]:
             measurement, prepared = prepare(side, request.case, len(measurements))
             measurements.append(measurement)
             yield prepared
+        elif isinstance(request, TimeSteps):
+            yield time_steps(side, measurements[request.case])
         else:
             yield time_turn(side, measurements[request.case], memory)
 

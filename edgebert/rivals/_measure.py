@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from edgebert.bundle.manifest import Knobs
 from edgebert.energy import EnergyMeter
 from edgebert.rivals._memory import PrivateMemory
 from edgebert.rivals._protocol import Case, Prepared, Timed
+from edgebert.runtime.sessions import Graph
 from edgebert.text import Encoded, Text, Values
 
 TURN_MS = 200.0
@@ -50,6 +51,9 @@ class Side(Protocol):
 
     def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
         """Returns the rows of texts, as token ids, cut to `max_length` of them."""
+
+    def step_graphs(self) -> Mapping[str, Sequence[Graph]]:
+        """Returns the graphs of a program by the kind of their step; nothing where there is no program."""
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is: `input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, tokens]."""

@@ -14,9 +14,22 @@ import msgspec
 
 from edgebert import errors
 from edgebert.errors import EdgeBertError
-from edgebert.rivals._protocol import Case, Failed, Prepare, Prepared, Ready, Reply, Request, Spec, Time, Timed
+from edgebert.rivals._protocol import (
+    Case,
+    Failed,
+    Prepare,
+    Prepared,
+    Ready,
+    Reply,
+    Request,
+    Spec,
+    Steps,
+    Time,
+    Timed,
+    TimeSteps,
+)
 
-R = TypeVar("R", Ready, Prepared, Timed)
+R = TypeVar("R", Ready, Prepared, Timed, Steps)
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
@@ -74,6 +87,10 @@ class SideProcess:
     def time(self, case: int) -> Timed:
         """Times one turn of a prepared case."""
         return self._ask(Time(case), Timed)
+
+    def time_steps(self, case: int) -> Steps:
+        """Times the steps inside one turn of a prepared case."""
+        return self._ask(TimeSteps(case), Steps)
 
     def _ask(self, message: Spec | Request, expected: type[R]) -> R:
         assert self._process.stdin is not None

@@ -1,8 +1,8 @@
 """What `edgebert.bench` and a side's child process say to each other: one JSON object a line, over stdin and stdout.
 
 The parent first sends a `Spec`; the child loads that side and answers `Ready`. Then the child answers every `Prepare`
-with `Prepared` and every `Time` with `Timed`, and ends when its stdin does. Instead of any answer it may send
-`Failed`, and end.
+with `Prepared`, every `Time` with `Timed` and every `TimeSteps` with `Steps`,
+and ends when its stdin does. Instead of any answer it may send `Failed`, and end.
 """
 
 from __future__ import annotations
@@ -88,6 +88,12 @@ class Time(msgspec.Struct, frozen=True, tag=True):
     case: int
 
 
+class TimeSteps(msgspec.Struct, frozen=True, tag=True):
+    """Time the steps inside one turn of a prepared case, named by its number."""
+
+    case: int
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The side is loaded.
 
@@ -143,6 +149,22 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     private_mb: float | None
 
 
+class Steps(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What one turn spent where, summed over its calls.
+
+    Attributes:
+        calls: How many calls the turn had.
+        total_ms: What they took together.
+        graph_ms: What sessions took of it, by the kind of their step; nothing for a side without a program.
+        graph_calls: How often sessions were called.
+    """
+
+    calls: int
+    total_ms: float
+    graph_ms: dict[str, float]
+    graph_calls: dict[str, int]
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The side cannot go on: name of a class in `edgebert/errors.py`, and its message."""
 
@@ -150,5 +172,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Prepare | Time
-Reply = Ready | Prepared | Timed | Failed
+Request = Prepare | Time | TimeSteps
+Reply = Ready | Prepared | Timed | Steps | Failed

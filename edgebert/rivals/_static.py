@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.errors import ConfigError
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.runtime.program import MAX_BATCH_TOKENS
+from edgebert.runtime.sessions import Graph
 from edgebert.tasks import load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 
@@ -54,6 +55,10 @@ class StaticSide(ABC):
     def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
         """Returns the rows of texts as the bundle makes them, from its tokenizer."""
         return self._task.encode(texts, self._tokenizer(), self._settings, max_length=max_length)
+
+    def step_graphs(self) -> Mapping[str, Sequence[Graph]]:
+        """Returns nothing: a static model has no program."""
+        return {}
 
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in the batches that a bundle would make of them."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgebert.bundle import Bundle
 from edgebert.output import Advance
 from edgebert.rivals._process import SideProcess
-from edgebert.rivals._protocol import Case, Prepared, Spec, Timed
+from edgebert.rivals._protocol import Case, Prepared, Spec, Steps, Timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,10 @@ class TimedSide:
 
 @dataclass(kw_only=True)
 class Record:
-    """What one side gave in one case: how it was prepared, its turns in order, and their numbers within the case."""
+    """What one side gave in one case: how it was prepared, its turns in order, and their numbers within the case.
+
+    `steps` has the turns whose steps were timed.
+    """
 
     side: TimedSide
     process: SideProcess
@@ -46,11 +49,30 @@ class Record:
     prepared: Prepared
     timed: list[Timed] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
+    steps: list[Steps] = field(default_factory=list)
 
     def text_ms(self) -> NDArray[np.float64]:
         """Returns the mean wall time of a text in each repeat, in ms, float64 [repeats]."""
         per_call = np.array([float(np.mean(turn.call_ms)) for turn in self.timed])
         return per_call / self.prepared.texts_per_call
+
+    def step_times(self) -> dict[str, Any]:
+        """Returns where the time of a text goes (of a call, for random token ids), as fields of a result row.
+
+        `steps_ms` has the mean wall time of each kind of step, and what is left as `python`; `step_calls` how many
+        session calls there were. Nothing where steps were not timed, or there is no program.
+        """
+        if not any(turn.graph_ms for turn in self.steps):
+            return {}
+        texts = self.prepared.texts_per_call if self.case.texts else 1
+        units = texts * sum(turn.calls for turn in self.steps)
+        kinds = dict.fromkeys(kind for turn in self.steps for kind in turn.graph_ms)
+        sums = {kind: sum(turn.graph_ms.get(kind, 0.0) for turn in self.steps) for kind in kinds}
+        rest = sum(turn.total_ms for turn in self.steps) - sum(sums.values())
+        return {
+            "steps_ms": {kind: ms / units for kind, ms in {**sums, "python": rest}.items()},
+            "step_calls": {kind: sum(turn.graph_calls.get(kind, 0) for turn in self.steps) / units for kind in kinds},
+        }
 
     def footprint(self) -> dict[str, Any]:
         """Returns what running costs besides time, as fields of a result row.

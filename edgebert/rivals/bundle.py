@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.sessions import Graph
 from edgebert.text import Encoded, Text, Values
 
 
@@ -42,6 +43,21 @@ class Side:
     def encode(self, texts: Sequence[Text], max_length: int | None) -> Sequence[Encoded]:
         """Returns token ids of texts."""
         return self._model.encode(texts, max_length=max_length)
+
+    def step_graphs(self) -> Mapping[str, Sequence[Graph]]:
+        """Returns the bundle's graphs; one that others were linked into has their kinds too, `layer + exit`."""
+        graphs, kinds = self._model.graphs, dict[str, dict[str, None]]()
+        owner = ""
+        for step in self._model.manifest.program:
+            owner = step.graph or owner
+            part = step.part if step.part in ("attention", "feed_forward") else step.kind
+            if step.graph or step.kind != "layer":
+                kinds.setdefault(owner, {})[part] = None
+        by_kind: dict[str, list[Graph]] = {}
+        for path, parts in kinds.items():
+            if path in graphs:
+                by_kind.setdefault(" + ".join(parts), []).append(graphs[path])
+        return by_kind
 
     def run_batch(self, values: Values) -> LayersRun:
         """Answers one batch as it is."""

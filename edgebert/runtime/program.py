@@ -201,6 +201,11 @@ class Program:
             )
         return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
 
+    def tokens(self, row: Encoded) -> list[str]:
+        """Returns the tokens of a row as the bundle's vocabulary spells them."""
+        assert self._text is not None
+        return self._text.tokens(row.ids)
+
     def run_encoded(
         self,
         encoded: Sequence[Encoded],

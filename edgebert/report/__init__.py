@@ -1,0 +1,86 @@
+"""The pictures of results, in one page that needs no network: one picture a file, found by its name.
+
+A picture's file defines `TITLE`, `CAPTION` (one sentence), `COMMAND` (which command gives what it shows), `PLACE`
+(lower is further up) and `chart(results)`, an altair chart or None where the results have nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgebert import registry
+from edgebert.output import Reporter
+from edgebert.report._drawing import load_altair, load_converter, specification
+from edgebert.report._page import Picture, page
+from edgebert.report._results import read_results
+from edgebert.report._write import check_file, check_folder, write_file
+
+_SVG_WIDTH = 680
+
+
+def write_report(
+    results: Sequence[str | Path],
+    output: str | Path,
+    *,
+    svg: str | Path | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Writes the pictures of results as one HTML file, which opens without a network.
+
+    Args:
+        results: Files that `edgebert eval --json` and `edgebert bench --json` printed.
+        output: The HTML file to write.
+        svg: A folder for the same charts as SVG files; None writes none.
+        force: Replace files that are there.
+        reporter: Where messages go.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        DataError: A result cannot be read.
+        EdgeBertError: A file cannot be written, or is there already.
+        MissingExtraError: altair or vl-convert is not installed.
+    """
+    target, folder = Path(output), None if svg is None else Path(svg)
+    pictures = sorted((registry.load(__name__, name) for name in registry.names(__name__)), key=lambda one: one.PLACE)
+    check_file(target, force=force)
+    if folder is not None:
+        check_folder(folder, [_svg_name(picture) for picture in pictures], force=force)
+    load_altair()
+    load_converter()
+    read = read_results(results)
+    drawn = [(picture, picture.chart(read)) for picture in pictures]
+    specs = {picture: specification(chart) for picture, chart in drawn if chart is not None}
+    shown = [
+        Picture(
+            name=picture.__name__.rpartition(".")[2],
+            title=picture.TITLE,
+            caption=picture.CAPTION,
+            command=picture.COMMAND,
+            specification=specs.get(picture),
+        )
+        for picture in pictures
+    ]
+    write_file(target, page(read, shown))
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+        for picture, spec in specs.items():
+            write_file(folder / _svg_name(picture), _svg(spec))
+    (reporter or Reporter()).say(f"{target}: {len(specs)} charts, {target.stat().st_size / 1e6:.2f} MB")
+    return target
+
+
+def _svg_name(picture: ModuleType) -> str:
+    return f"{picture.__name__.rpartition('.')[2]}.svg"
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    width = {"width": _SVG_WIDTH} if spec.get("width") == "container" else {}
+    svg: str = load_converter().vegalite_to_svg(json.dumps({**spec, **width}), allowed_base_urls=[])
+    return svg
