@@ -12,7 +12,6 @@ from edgebert.data import Example
 from edgebert.errors import QualityError
 from edgebert.measure import Measured, measure
 from edgebert.output import Reporter
-from edgebert.quantize._observe import with_graphs
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import Graph, make_graph
 from edgebert.tasks import load_task
@@ -34,7 +33,7 @@ class Judge:
     def measure(self, graphs: Mapping[str, bytes], title: str) -> Measured:
         """Runs the examples with these graphs in the place of the source's."""
         made = {path: self._make(path, data) for path, data in graphs.items() if path in self._model.graphs}
-        return self._measure(with_graphs(self._model, made), title)
+        return self._measure(self._model.with_graphs(made), title)
 
     def disagreement(self, measured: Measured) -> float:
         """Returns the share of the texts answered otherwise than by the source, 0 to 1."""

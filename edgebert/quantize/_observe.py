@@ -5,7 +5,6 @@ No text is run through a graph that its policy would not have sent there: a late
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from edgebert.bundle import WHOLE_MODEL_NAME, Bundle
 from edgebert.output import Reporter
 from edgebert.quantize._graphs import find_products, graph_bytes, read_graph
 from edgebert.quantize._recipe import Calibration, Need, Range
-from edgebert.runtime.engine import Engine
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import Graph, make_graph
 from edgebert.text import Encoded, Text, Values
@@ -26,13 +24,6 @@ FEWEST_ROWS = 16
 
 _ROWS_AT_A_TIME = 16
 _MOST_SAMPLES = 16
-
-
-def with_graphs(model: EdgeModel, graphs: Mapping[str, Graph]) -> EdgeModel:
-    """Returns a model that runs some of its graphs in another form, on the same sessions otherwise."""
-    changed = copy.copy(model)
-    changed._engine = Engine(model.manifest.program, {**model.graphs, **graphs})
-    return changed
 
 
 def observe(
@@ -54,15 +45,15 @@ def observe(
         encoded = model.encode(texts)
         watched = {path: _Watched(bundle, path, need) for path in paths}
         inside = {path: graph for path, graph in watched.items() if path in model.graphs}
-        _run(with_graphs(model, inside), encoded, "calibrate", reporter)
+        _run(model.with_graphs(inside), encoded, "calibrate", reporter)
         rare = [path for path, graph in inside.items() if graph.calibration.rows < FEWEST_ROWS]
         if rare:
             model.set_policy("never")
-            _run(with_graphs(model, {path: inside[path] for path in rare}), encoded, "calibrate rare graphs", reporter)
+            _run(model.with_graphs({path: inside[path] for path in rare}), encoded, "calibrate rare graphs", reporter)
         if WHOLE_MODEL_NAME in watched:
             whole = watched[WHOLE_MODEL_NAME]
             for start in range(0, len(encoded), _ROWS_AT_A_TIME):
-                whole.run(model._pad(encoded[start : start + _ROWS_AT_A_TIME]), whole.outputs)
+                whole.run(model.pad(encoded[start : start + _ROWS_AT_A_TIME]), whole.outputs)
     return {path: graph.calibration for path, graph in watched.items()}, rare
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -239,7 +239,7 @@ class Program:
         )
         scores = []
         for places in _progress(groups, n, show_progress):
-            inputs = self._pad([encoded[i] for i in places])
+            inputs = self.pad([encoded[i] for i in places])
             part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
             outcome.put(places, part)
             scores.append((places, part.scores))
@@ -252,7 +252,7 @@ class Program:
         """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
         plan = np.zeros((len(encoded), engine.layers), np.bool_)
         for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
-            plan[places] = engine.plan(self._pad([encoded[i] for i in places]), policy, outcome, places)
+            plan[places] = engine.plan(self.pad([encoded[i] for i in places]), policy, outcome, places)
         return plan
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
@@ -273,6 +273,12 @@ class Program:
         program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
         part._engine = Engine(program, self.graphs)
         return part
+
+    def with_graphs(self: _P, graphs: Mapping[str, Graph]) -> _P:
+        """Returns a model that runs some of its graphs, by path, in another form, and shares the others."""
+        changed = copy.copy(self)
+        changed._engine = Engine(self.manifest.program, {**self.graphs, **graphs})
+        return changed
 
     @property
     def graphs(self) -> dict[str, Graph]:
@@ -325,7 +331,8 @@ class Program:
     ) -> None:
         self.close()
 
-    def _pad(self, rows: Sequence[Encoded]) -> Values:
+    def pad(self, rows: Sequence[Encoded]) -> Values:
+        """Returns rows as one batch, as `forward` takes it: int64 [rows, tokens] each."""
         assert self._text is not None
         return self._text.pad(rows)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from edgebert.bundle import TOKENIZER_NAME
 from edgebert.bundle.manifest import Step
 from edgebert.decisions import Decision
 from edgebert.output import Reporter
@@ -15,7 +14,7 @@ from edgebert.policies import ExitPosition, Outputs, Policy, State, Verdict, Wan
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.program import MAX_BATCH_TOKENS
-from edgebert.text import Encoded, TextEncoder, batches, join_rows
+from edgebert.text import Encoded, batches, join_rows
 
 
 def record_decisions(
@@ -36,14 +35,12 @@ def record_decisions(
     # A head answers for rows that end there; asked as an exit, it answers for all.
     program = [msgspec.structs.replace(s, kind="exit") if s.kind == "head" else s for s in model.manifest.program]
     engine = Engine(program, model.graphs)
-    facts = model.manifest.encoder
-    text = TextEncoder(model.bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id)
     recorded = []
     groups = batches([len(row.ids) for row in encoded], max_rows=batch_size, max_tokens=MAX_BATCH_TOKENS)
     with reporter.track("full depth", len(encoded)) as advance:
         for places in groups:
             recorder = _Recorder(steps)
-            engine.run(text.pad([encoded[place] for place in places]), recorder)
+            engine.run(model.pad([encoded[place] for place in places]), recorder)
             recorded.append((places, recorder.outputs))
             advance(len(places), "")
     return [

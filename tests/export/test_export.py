@@ -157,7 +157,7 @@ def test_whole_model_equals_the_split_runtime(plain_bundle: Path, texts: list[st
     session = _session(plain_bundle / "onnx" / "model.onnx")
 
     with EdgeModel.from_pretrained(plain_bundle, threads=1) as model:
-        values = model._pad(model.encode(texts))
+        values = model.pad(model.encode(texts))
         split = model.forward(**values).logits
     (whole,) = session.run(None, values)
 

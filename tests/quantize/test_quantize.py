@@ -133,7 +133,7 @@ def test_the_whole_model_agrees_with_the_layers(plain_bundle: Path, tmp_path: Pa
 
     with EdgeModel(made, threads=1) as model:
         row = model.encode(texts[:1])
-        values = model._pad(row)
+        values = model.pad(row)
         expected = model.run_encoded(row).scores
     whole = make_graph(made.read(WHOLE_MODEL_NAME), name="whole", threads=1).run(values, ("logits",))
     assert np.abs(whole["logits"] - expected).max() <= 1e-4

@@ -71,7 +71,7 @@ def ladder(
 
 
 def _batch(model: EdgeModel, windows: list[Window]) -> Batch:
-    return Batch(**{name: torch.from_numpy(value) for name, value in model._pad(windows).items()})
+    return Batch(**{name: torch.from_numpy(value) for name, value in model.pad(windows).items()})
 
 
 def test_ladder_never_equals_the_full_torch_model(ladder: Any, windows: list[Window]) -> None:
@@ -136,7 +136,7 @@ def test_ladder_window_gets_the_same_scores_whoever_its_mates_are(
 def test_ladder_padding_changes_nothing(ladder: Any, windows: list[Window]) -> None:
     _, runtime, rule = ladder
     runtime.set_policy(rule[0], **rule[1])
-    values = runtime._pad(windows[:1])
+    values = runtime.pad(windows[:1])
     tokens = values["input_ids"].shape[1]
 
     short = runtime.forward(**values)

@@ -121,7 +121,7 @@ def test_engine_equals_the_plain_torch_model(
 
     with EdgeModel.from_pretrained(plain_bundle, threads=1) as model, torch.no_grad():
         outcome = model.run_encoded(encoded)
-        values = {name: torch.from_numpy(value) for name, value in model._pad(encoded).items()}
+        values = {name: torch.from_numpy(value) for name, value in model.pad(encoded).items()}
         expected = torch_model.forward(**values).numpy()
 
     assert np.abs(outcome.scores - expected).max() <= 1e-4
@@ -169,7 +169,7 @@ def test_engine_row_alone_gets_the_same_answer(
 ) -> None:
     near = reference.replay(*policy)[2]
     rows = [encoded[i] for i in places]
-    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model._pad(rows).items()}
+    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model.pad(rows).items()}
     values["input_ids"] = np.where(values["attention_mask"] == 1, values["input_ids"], junk)
 
     alone = _run(model, rows, policy, batch_size=1)

@@ -197,7 +197,7 @@ def test_stream_bad_window(model: EdgeModel, window: int) -> None:
 
 def test_forward_equals_call(model: EdgeModel) -> None:
     encoded = model.encode(["a good film", "so bad"])
-    values = model._pad(encoded)
+    values = model.pad(encoded)
 
     answer = model.forward(**values)
 

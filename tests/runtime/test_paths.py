@@ -270,7 +270,7 @@ def test_engine_row_alone_takes_the_same_path(
     model = setting.model
     far = ~setting.reference(policy)[1][places]
     rows = [encoded[i] for i in places]
-    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model._pad(rows).items()}
+    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model.pad(rows).items()}
     values["input_ids"] = np.where(values["attention_mask"] == 1, values["input_ids"], junk)
 
     alone = _run(model, rows, policy, batch_size=1)

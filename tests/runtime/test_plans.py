@@ -194,7 +194,7 @@ def test_row_alone_gets_the_same_answer(
     policy: tuple[str, dict[str, Any]],
 ) -> None:
     rows = [encoded[i] for i in places]
-    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model._pad(rows).items()}
+    values = {name: np.pad(value, ((0, 0), (0, padding))) for name, value in model.pad(rows).items()}
     values["input_ids"] = np.where(values["attention_mask"] == 1, values["input_ids"], junk)
 
     alone = _run(model, rows, policy, batch_size=1)
