@@ -91,3 +91,15 @@ def test_train_and_export(tiny_hf_folder: Path, sentiment_data: Path, tmp_path: 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_is_tested(name: str) -> None:
     assert f"test_{name.removesuffix('.py')}" in globals()
+
+
+def test_quantize_and_compare(dact_bundle: Path, sentiment_data: Path, tmp_path: Path) -> None:
+    files = (sentiment_data / "test.tsv", sentiment_data / "train.tsv")
+
+    lines = _run("quantize_and_compare.py", dact_bundle, *files, tmp_path).splitlines()
+
+    assert [line.split()[0] for line in lines[1:]] == [dact_bundle.name, "dynamic", "static"]
+    sizes = [float(line.split()[1]) for line in lines[1:]]
+    assert max(sizes[1:]) < sizes[0]
+    assert lines[1].split()[3:] == ["+0.00", "1.0000", "0.0000"]
+    assert all(float(line.split()[4]) > 0.8 for line in lines[2:])
