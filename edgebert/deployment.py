@@ -1,11 +1,10 @@
 """What evaluated bundles cost a device: latency, throughput, private memory and energy, for each number of threads.
 
-Each bundle runs in a process of its own, and all of them take turns on the same texts; its policies take turns inside.
+Each bundle runs under each policy in a process of its own, and all of them take turns on the same texts.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,28 +47,23 @@ def add_deployment(
         provider: Execution provider.
         reporter: Where progress goes.
     """
-    entries = [list(group) for _, group in itertools.groupby(measured, key=lambda entry: entry.row["bundle"])]
-    sides = [_side(group[0].row["bundle"], provider) for group in entries]
+    sides = [_side(entry.row["bundle"], provider) for entry in measured]
     rows = []
     turns = len(threads) * len(measured) * len(_SCENARIOS) * REPEATS
     with reporter.track("timing", turns) as advance:
         for count in threads:
             with open_sides(sides, count) as processes:
-                everyone = [
-                    (entry, (side, process))
-                    for group, side, process in zip(entries, sides, processes, strict=True)
-                    for entry in group
-                ]
+                everyone = list(zip(sides, processes, strict=True))
                 timed = {
                     scenario: time_together(
-                        [place for _, place in everyone],
-                        [_case(entry, texts, scenario, batch_size, max_length) for entry, _ in everyone],
+                        everyone,
+                        [_case(entry, texts, scenario, batch_size, max_length) for entry in measured],
                         REPEATS,
                         advance,
                     )
                     for scenario in _SCENARIOS
                 }
-            for (entry, _), alone, listed in zip(everyone, *timed.values(), strict=True):
+            for entry, alone, listed in zip(measured, *timed.values(), strict=True):
                 call_ms = [call for turn in alone.timed for call in turn.call_ms]
                 rows.append(
                     {

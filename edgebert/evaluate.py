@@ -241,11 +241,10 @@ def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path], task: T
 
 def _add_agreement(measured: Sequence[Measured], model: EdgeModel, how: _How) -> None:
     """Adds to a bundle's rows how often the answer is that of its own full depth."""
-    if all(entry.row["rule"] == "never" for entry in measured):
-        full = measured[0]
-    else:
+    full = next((entry for entry in measured if entry.row["rule"] == "never"), None)
+    if full is None:
         model.set_policy("never")
-        full = measure(model, how.examples, max(how.batch_size, 32), how.max_length, policy="never")
+        full = measure(model, how.examples, how.batch_size, how.max_length, policy="never")
     for entry in measured:
         entry.row["agreement"] = how.task.agreement(entry.predictions, full.predictions)
 

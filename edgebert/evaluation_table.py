@@ -16,6 +16,11 @@ def _number(key: str, form: str) -> Callable[[Row], str]:
     return lambda row: form.format(row[key]) if row.get(key) is not None else ""
 
 
+def _tokens(row: Row) -> str:
+    kept = row.get("mean_kept_tokens")
+    return "" if kept is None else f"{kept:.1f} of {row['mean_tokens']:.1f}"
+
+
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("bundle", _number("bundle", "{}")),
     ("policy", _number("policy", "{}")),
@@ -26,6 +31,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("metric", _number("metric", "{:.4f}")),
     ("95 %", lambda row: f"{row['ci_low']:.4f}-{row['ci_high']:.4f}"),
     ("layers", lambda row: f"{row['mean_layers']:.2f} of {row['layers']}"),
+    ("tokens", _tokens),
     ("width", _number("mean_width", "{:.2f}")),
     ("FLOPs", _number("flops_ratio", "{:.3f}")),
     ("ms/text", _number("mean_ms", "{:.2f}")),
@@ -36,7 +42,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("size MB", _number("size_mb", "{:.1f}")),
     ("private MB", _number("private_mb", "{:.0f}")),
     (
-        "mJ/text",
+        "mJ/text in batches",
         lambda row: f"{1000 * row['energy_j']:.1f} ({row['energy_source']})" if row.get("energy_j") is not None else "",
     ),
     ("agreement", _number("agreement", "{:.4f}")),

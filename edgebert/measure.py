@@ -195,11 +195,17 @@ def _latency(seconds: Sequence[float], texts: int, batch_size: int) -> dict[str,
     return row
 
 
-def _layer_tokens(outcomes: Sequence[Outcome], texts: int) -> dict[str, list[float]]:
-    """Returns how many tokens went on from each layer, a mean over texts; nothing where none can be dropped."""
+def _layer_tokens(outcomes: Sequence[Outcome], texts: int) -> dict[str, Any]:
+    """Returns how many tokens went on from each layer, a mean over texts, and the mean of these over layers.
+
+    Nothing where no token can be dropped.
+    """
     counts = [outcome.layer_tokens for outcome in outcomes]
     made = [count for count in counts if count is not None]
-    return {"mean_layer_tokens": (np.concatenate(made).sum(axis=0) / texts).tolist()} if made else {}
+    if not made:
+        return {}
+    by_layer = np.concatenate(made).sum(axis=0) / texts
+    return {"mean_layer_tokens": by_layer.tolist(), "mean_kept_tokens": float(by_layer.mean())}
 
 
 def _widths(outcomes: Sequence[Outcome], manifest: Manifest) -> dict[str, Any]:

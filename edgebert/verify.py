@@ -22,7 +22,7 @@ from edgebert.errors import DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import Graph, make_graph
+from edgebert.runtime.sessions import Graph, LateGraph, make_graph
 from edgebert.tasks import load_task
 from edgebert.text import Values
 
@@ -56,6 +56,9 @@ def verify_bundle(
     bundle = open_bundle(path)
     notes = bundle.check_files()
     with EdgeModel(bundle) as model:
+        for graph in model.graphs.values():
+            if isinstance(graph, LateGraph):
+                graph.load()
         graphs = len(model.graphs) + (_whole_model(bundle) is not None)
     parity = agreement = None
     if reference is not None and bundle.manifest.quantization is not None:

@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebert import EdgeModel, evaluate_bundle
+from edgebert import EdgeModel, evaluate, evaluate_bundle
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint, Quantization
 from edgebert.data import read_examples
 from edgebert.derive import derive
 from edgebert.errors import ConfigError, DataError
 from edgebert.evaluation_table import evaluation_csv, evaluation_table
+from edgebert.measure import Measured, measure
 
 
 def test_evaluate_row_equals_own_count(dact_bundle: Path, sentiment_data: Path) -> None:
@@ -242,3 +243,20 @@ def test_evaluate_compares_a_quantized_bundle_with_its_source(
         cut = model(texts)
     assert rows[2]["fp32_agreement"] == np.mean([a.label == b.label for a, b in zip(own, cut, strict=True)])
     assert rows[2]["decision_flips"] >= np.mean([answer.exit_layer != 1 for answer in own])
+
+
+def test_evaluate_agrees_with_its_own_full_depth_at_any_batch_size(
+    dact_bundle: Path, sentiment_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def counted(model: EdgeModel, examples: object, batch_size: int, *rest: object, **more: object) -> Measured:
+        sizes.append(batch_size)
+        return measure(model, examples, batch_size, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "measure", counted)
+
+    evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], batch_size=1)
+    evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], policies=["default", "never"], batch_size=4)
+
+    assert sizes == [1, 1, 4, 4]

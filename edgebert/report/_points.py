@@ -11,9 +11,14 @@ from edgebert.statistics import upper_hull
 
 
 def against_cost(
-    rows: Sequence[Evaluated], cost: Callable[[Evaluated], float], methods: Sequence[str], title: str, form: str
+    rows: Sequence[Evaluated],
+    cost: Callable[[Evaluated], float],
+    methods: Sequence[str],
+    title: str,
+    form: str,
+    group: Callable[[Evaluated], str] = lambda row: row.question,
 ) -> Any:
-    """Returns a chart of rows' metrics against their cost; one below the other for metrics that do not compare.
+    """Returns a chart of rows' metrics against their cost; one below the other for rows that do not compare.
 
     Args:
         rows: The rows, yardsticks among them.
@@ -21,12 +26,13 @@ def against_cost(
         methods: All methods of the report, so that a method has the same colour everywhere.
         title: Of the cost's axis.
         form: How the cost is written, as d3-format has it.
+        group: What rows that compare have in common; the title of their chart.
     """
     alt = load_altair()
-    questions = list(dict.fromkeys(row.question for row in rows))
+    questions = list(dict.fromkeys(group(row) for row in rows))
     charts = []
     for question in questions:
-        chart = _one([row for row in rows if row.question == question], cost, methods, title, form)
+        chart = _one([row for row in rows if group(row) == question], cost, methods, title, form)
         charts.append(chart.properties(width=FULL_WIDTH if len(questions) == 1 else 560, height=340, title=question))
     return charts[0] if len(charts) == 1 else alt.vconcat(*charts)
 

@@ -45,6 +45,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
         name: What pictures call the bundle.
         label: What pictures call the row; no two rows of a result have the same.
         data: What pictures call the texts.
+        processor: What it was measured on.
     """
 
     bundle: str
@@ -59,6 +60,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     label: str = ""
     data: str = ""
+    processor: str = ""
 
     @property
     def knobs_text(self) -> str:
@@ -232,7 +234,7 @@ def read_results(paths: Sequence[str | Path]) -> Results:
         hosts[str(path)] = result.host
         if isinstance(result, _Evaluation):
             data = " + ".join(PurePath(name).name for name in result.data) or "its data"
-            evaluated += [msgspec.structs.replace(row, data=data) for row in result.rows]
+            evaluated += [msgspec.structs.replace(row, data=data, processor=result.host.cpu) for row in result.rows]
         else:
             timed += result.rows
             ratios += result.ratios

@@ -48,7 +48,7 @@ class LateGraph(Graph):
     """A graph that is loaded when it is first run, for those that a device may never need."""
 
     def __init__(self, load: Callable[[], Graph]) -> None:
-        self._load = load
+        self._load_graph = load
         self._loading = threading.Lock()
         self._graph: Graph | None = None
 
@@ -63,9 +63,17 @@ class LateGraph(Graph):
         Raises:
             BundleError: Its file was changed or removed since the bundle was opened.
         """
+        return self.load().run(values, names)
+
+    def load(self) -> Graph:
+        """Loads the graph now, unless that was done, and returns it.
+
+        Raises:
+            BundleError: ONNX Runtime cannot load it, or its file was changed or removed since the bundle was opened.
+        """
         with self._loading:
-            graph = self._graph = self._graph or self._load()
-        return graph.run(values, names)
+            self._graph = self._graph or self._load_graph()
+            return self._graph
 
 
 def provider_name(name: str) -> str:

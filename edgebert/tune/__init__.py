@@ -104,6 +104,8 @@ def tune_bundle(
     opened = find_bundle(bundle)
     task = load_task(opened.manifest.task)
     wanted = read_budget(budget) if budget is not None else None
+    if guarantee is None and (procedure != "learn_then_test" or risk is not None):
+        raise ConfigError("procedure and risk: belong to a guarantee; give one (--guarantee 0.02,0.1).")
     if guarantee is not None:
         check_guarantee(*guarantee, procedure, risk, task)
         require("scipy.stats", extra="eval", purpose="a guarantee")
@@ -124,7 +126,7 @@ def tune_bundle(
             chosen = choose_by_drop(trials, policies, config)
         stopwatch.take(list({id(t): t for t in [trials.full, *(choice.trial for choice in chosen.values())]}.values()))
         made_on = {"threads": model.threads, "provider": model.provider}
-    where = texts.name
+    where = texts.name if max_length is None else f"{texts.name}, cut to {max_length} tokens"
     if texts.targets is not None:
         where += f"; full depth has {task.METRIC} {trials.full.metric:.4f}"
     points = {name: _point(choice, where, stopwatch) for name, choice in chosen.items()}

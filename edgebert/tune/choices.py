@@ -10,7 +10,7 @@ from edgebert.bundle.manifest import Guarantee
 from edgebert.candidates import pareto_front
 from edgebert.config import TuneConfig
 from edgebert.tune.budgets import Budget, Timed, named_drops, within_drop
-from edgebert.tune.guarantees import Procedure, Risk, conformal_consistency, learn_then_test
+from edgebert.tune.guarantees import Procedure, Risk, check_independence, conformal_consistency, learn_then_test
 from edgebert.tune.latency import Stopwatch, evenly
 from edgebert.tune.trials import Trial, Trials, policies_to_try, try_policies
 
@@ -68,6 +68,7 @@ def choose_with_guarantee(
     risk: Risk | None,
 ) -> Choice:
     """Chooses the cheapest setting that the data show to be safe, or full depth, and says if it is that."""
+    check_independence(trials)
     possible = policies_to_try(trials, policies)
     if procedure == "conformal":
         trial, promise, tests = conformal_consistency(trials, possible, epsilon)

@@ -19,7 +19,7 @@ from edgebert.errors import ConfigError
 from edgebert.policies import own_scores
 from edgebert.tasks import Task
 from edgebert.tune.risk_control import fixed_sequence, hoeffding_bentkus, shared_threshold
-from edgebert.tune.trials import Trial, Trials, depends_on_batch, known_settings
+from edgebert.tune.trials import Trial, Trials, depends_on_batch, distinct, known_settings
 
 Procedure = Literal["learn_then_test", "conformal"]
 Risk = Literal["metric_drop", "disagreement"]
@@ -53,6 +53,20 @@ def check_guarantee(epsilon: float, delta: float | None, procedure: Procedure, r
         raise ConfigError(
             f"guarantee: it is about answers that are alike or not, and {task.METRIC} of numbers has no such; "
             "tune with --budget min-metric=X."
+        )
+
+
+def check_independence(trials: Trials) -> None:
+    """Refuses a bundle whose answers depend on who shares the batch, since nothing can be promised of a text then.
+
+    Raises:
+        ConfigError: It measures the scale of activations over each batch.
+    """
+    quantization = trials.manifest.quantization
+    if quantization is not None and quantization.mode == "dynamic":
+        raise ConfigError(
+            f"{trials.model.bundle.path}: its activations get one scale for the whole batch, so that an answer can "
+            "depend on its batch mates and nothing can be promised of a text; quantize with --mode static."
         )
 
 
@@ -145,4 +159,7 @@ def _orders(trials: Trials, name: str) -> list[list[Knobs]]:
     """Returns the orders in which a policy's settings are tested; without a grid, its settings in the bundle."""
     parts = _PARTS if trials.is_followed else 1
     orders = [subdivide(knob, settings, parts) for knob, settings in series_of(name, trials.rule)]
-    return orders or [known_settings(trials, name)]
+    if orders:
+        return orders
+    # What was chosen after training may have been chosen on these very texts.
+    return [distinct(known_settings(trials, name, of_training=True))]

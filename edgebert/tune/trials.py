@@ -134,11 +134,21 @@ def depends_on_batch(policy: Policy) -> bool:
     return bool((policy.settle(plans) != plans).any())
 
 
-def known_settings(trials: Trials, name: str) -> list[Knobs]:
-    """Returns the knobs with which a policy is in the bundle already, the costliest first as far as that is known."""
+def known_settings(trials: Trials, name: str, *, of_training: bool = False) -> list[Knobs]:
+    """Returns the knobs with which a policy is in the bundle already, the costliest first as far as that is known.
+
+    With `of_training`, without those that were chosen for a budget or a guarantee.
+    """
     points = [point for point in trials.manifest.operating_points.values() if point.policy == name]
+    if of_training:
+        points = [point for point in points if not point.budget and point.guarantee is None]
     points.sort(key=lambda point: 1.0 if point.cost_ratio is None else point.cost_ratio, reverse=True)
     return [point.knobs for point in points]
+
+
+def distinct(settings: Sequence[Knobs]) -> list[Knobs]:
+    """Returns settings without those that came before."""
+    return list({str(sorted(knobs.items())): knobs for knobs in reversed(settings)}.values())[::-1]
 
 
 def settings_of(trials: Trials, name: str) -> list[Knobs]:

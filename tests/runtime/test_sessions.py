@@ -8,11 +8,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint
+from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, MissingExtraError
 from edgebert.export import export_model
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import Graph, LateGraph, as_input, make_graph, provider_name
+from edgebert.verify import verify_bundle
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
@@ -138,6 +141,14 @@ def test_layers_in_two_forms_load_the_one_that_is_needed(
         model.set_policy("width", width=0.5)
         model(["a gripping film"])
         assert loaded(model) == late
+    assert verify_bundle(tmp_path / "bundle")["graphs"] == sum(
+        name.startswith("graphs/") for name in model.manifest.files
+    )
+    broken = derive(
+        open_bundle(tmp_path / "bundle"), tmp_path / "broken", graphs={sorted(late - whole)[0]: b"no graph"}
+    )
+    with pytest.raises(BundleError, match=r"attention_00\.onnx: ONNX Runtime cannot load it"):
+        verify_bundle(broken.path)
     damaged = tmp_path / "bundle" / sorted(whole)[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"layer_00\.onnx: expected"):

@@ -14,9 +14,10 @@ import pytest
 from edgebert import EdgeModel, cli, tune_bundle
 from edgebert.bundle import open_bundle
 from edgebert.bundle.files import sha256
-from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint
+from edgebert.bundle.manifest import MANIFEST_NAME, Guarantee, OperatingPoint, Quantization
 from edgebert.config import TuneConfig
 from edgebert.data import read_examples, texts_of
+from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, QualityError
 from edgebert.export import export_model
 from edgebert.measure import measure
@@ -25,7 +26,7 @@ from edgebert.runtime.sessions import Graph
 from edgebert.tasks import load_task
 from edgebert.tune import trials as trials_module
 from edgebert.tune import tuning_table
-from edgebert.tune.trials import Trials, depends_on_batch, policies_to_try, try_policies
+from edgebert.tune.trials import Trials, depends_on_batch, distinct, known_settings, policies_to_try, try_policies
 
 QUICK = TuneConfig(latency_texts=3, latency_repeats=1, latency_points=4)
 METHODS: dict[str, tuple[dict[str, Any], OperatingPoint]] = {
@@ -607,3 +608,50 @@ def test_command_exit_codes(
     assert (code, out) == (expected, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def _as_if_quantized(bundle: Path, target: Path, mode: str) -> Path:
+    source = open_bundle(bundle)
+    facts = Quantization(source_digest="", backend="onnxruntime", mode=mode, settings={}, graphs={})
+    return derive(source, target, changes={"quantization": facts, "precision": "int8"}).path
+
+
+def test_nothing_is_promised_where_scales_span_the_batch(
+    dact_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    dynamic = _as_if_quantized(dact_bundle, tmp_path / "dynamic", "dynamic")
+    static = _as_if_quantized(dact_bundle, tmp_path / "static", "static")
+    data = sentiment_data / "validation.tsv"
+
+    with pytest.raises(ConfigError, match=r"depend on its batch mates .* quantize with --mode static\.$"):
+        tune_bundle(dynamic, data, guarantee=(0.3, 0.3), settings=QUICK)
+    assert tune_bundle(dynamic, data, settings=QUICK)["precision"] == "int8"
+    assert tune_bundle(static, data, guarantee=(0.3, 0.3), settings=QUICK)["points"][0]["guarantee"] is not None
+
+
+def test_what_was_tuned_takes_no_part_in_the_order_of_a_guarantee(
+    bundles: Callable[[str], Path], sentiment_data: Path, tmp_path: Path
+) -> None:
+    source = open_bundle(bundles("dynamic_tinybert"))
+    promise = Guarantee(procedure="learn_then_test", risk="disagreement", epsilon=0.1, delta=0.1, texts=9)
+    points = {
+        **source.manifest.operating_points,
+        "again": source.manifest.operating_points["lengths_40"],
+        "fast": OperatingPoint(policy="lengths", knobs={"lengths": "0.6"}, cost_ratio=0.6, budget="max-drop=2.5"),
+        "guaranteed": OperatingPoint(policy="lengths", knobs={"lengths": "0.7"}, cost_ratio=0.7, guarantee=promise),
+    }
+    made = derive(source, tmp_path / "bundle", changes={"operating_points": points})
+    with EdgeModel(made) as model:
+        examples = read_examples(sentiment_data / "test.tsv")[:4]
+        trials = Trials(model, model.encode(texts_of(examples)), None, Reporter())
+
+        assert len(known_settings(trials, "lengths")) == 5
+        trained = distinct(known_settings(trials, "lengths", of_training=True))
+
+    assert trained == [{"lengths": "0.75,0.5"}, {"lengths": "0.5,0.25"}]
+
+
+@pytest.mark.parametrize("options", [{"procedure": "conformal"}, {"risk": "disagreement"}])
+def test_a_risk_without_a_guarantee_is_refused(dact_bundle: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^procedure and risk: belong to a guarantee; give one"):
+        tune_bundle(dact_bundle, tmp_path / "no.tsv", budget="flops=0.5", **options)
