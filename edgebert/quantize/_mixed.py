@@ -16,7 +16,6 @@ from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import Graph, make_graph
 from edgebert.tasks import load_task
 
-
 _ROUNDING_POINTS = 1e-7
 """A rounding error of the metric counts for nothing."""
 
