@@ -147,6 +147,7 @@ class _Work:
         calibration: What is said of the data it was calibrated on.
         calibration_texts: How many texts of it were run.
         evaluation: What is said of the data the drop is measured on.
+        is_tuned: Whether the backend gave a graph another form than the settings alone would have.
     """
 
     bundle: Bundle
@@ -158,6 +159,7 @@ class _Work:
     calibration: str = ""
     calibration_texts: int = 0
     evaluation: str = ""
+    is_tuned: bool = False
 
     def __post_init__(self) -> None:
         asked = self.settings.target
@@ -234,6 +236,9 @@ class _Work:
                     continue
                 goal = self._goal(path, judge)
                 quantized = self.backend.quantize_graph(model, self.recipe, seen, goal) or model
+                if goal is not None and quantized is not model and WHOLE_MODEL_NAME in self.paths:
+                    untuned = self.backend.quantize_graph(model, self.recipe, seen, None) or model
+                    self.is_tuned |= graph_bytes(quantized) != graph_bytes(untuned)
                 quantized = quantize_tables(quantized)
                 if quantized is not model:
                     data = graph_bytes(quantized)
@@ -257,17 +262,29 @@ class _Work:
         return Goal(metric, max(self.settings.max_drop / 100 - (judge.metric - so_far), 0.0))
 
     def keep_the_drop(self, judge: Any) -> None:
-        """Gives graphs back their fp32 form until the metric drops by no more than allowed."""
+        """Gives graphs back their fp32 form until the metric drops by no more than allowed.
+
+        The whole model has one precision: it stays fp32 too, unless every graph of the split form is quantized as asked
+        and so what was measured holds for it.
+        """
         from edgebert.quantize._mixed import choose_graphs
 
         assert self.settings.max_drop is not None
         used = {path: data for path, data in self.made.items() if path != WHOLE_MODEL_NAME}
         kept = [path for path in _graph_paths(self.bundle) if path not in self.made]
         chosen = choose_graphs(judge, used, kept, self.settings.max_drop, self.reporter.say)
-        if len(chosen.graphs) < len(used):
-            self.made.pop(WHOLE_MODEL_NAME, None)  # it has one precision, and that was too little
+        if self.is_tuned or self._leaves_something(chosen.graphs):
+            self.made.pop(WHOLE_MODEL_NAME, None)
         self.made = {path: data for path, data in self.made.items() if path in (*chosen.graphs, WHOLE_MODEL_NAME)}
         self.trials = chosen.trials
+
+    def _leaves_something(self, quantized: Mapping[str, bytes]) -> bool:
+        """Says whether the split form, with these graphs in it, has products or tables that are still float."""
+        from edgebert.quantize._graphs import find_products, find_tables, read_graph
+
+        split = [path for path in _graph_paths(self.bundle) if path != WHOLE_MODEL_NAME]
+        models = (read_graph(quantized.get(path) or self.bundle.read(path)) for path in split)
+        return any(find_products(model) or find_tables(model) for model in models)
 
     def publish(self, target: Path, *, force: bool) -> Bundle:
         """Writes the new bundle: the graphs, what the manifest says of them, the effective configuration."""

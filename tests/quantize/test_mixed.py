@@ -1,5 +1,6 @@
 """Mixed precision: with outcomes made up, and on a bundle with a layer made sensitive on purpose."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebert.bundle import open_bundle
+from edgebert.bundle import WHOLE_MODEL_NAME, open_bundle
 from edgebert.bundle.manifest import Trial
 from edgebert.errors import QualityError
-from edgebert.quantize import quantize_bundle
+from edgebert.quantize import onnxruntime, quantize_bundle
+from edgebert.quantize._graphs import find_products
 from edgebert.quantize._mixed import choose_graphs
+from edgebert.quantize._recipe import Recipe
 from edgebert.verify import verify_bundle
 
 
@@ -120,3 +123,65 @@ def test_a_drop_that_cannot_be_met(sensitive: tuple[Path, Path], tmp_path: Path)
         )
 
     assert not (tmp_path / "made").exists()
+
+
+def _gives_up(quantize: Any, model: Any, recipe: Recipe, *others: Any) -> Any:
+    return None
+
+
+def _leaves_a_product(quantize: Any, model: Any, recipe: Recipe, *others: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "find_products", lambda model: find_products(model)[1:])
+        return quantize(model, recipe, *others)
+
+
+def _takes_other_settings(quantize: Any, model: Any, recipe: Recipe, *others: Any) -> Any:
+    return quantize(model, dataclasses.replace(recipe, per_channel=False), *others)
+
+
+def _does_as_asked(quantize: Any, *others: Any) -> Any:
+    return quantize(*others)
+
+
+@pytest.mark.parametrize(
+    ("tune", "exclude", "precision"),
+    [
+        (_does_as_asked, [], "int8"),
+        (_gives_up, [], "fp32"),
+        (_leaves_a_product, [], "fp32"),
+        (_takes_other_settings, [], "fp32"),
+        (_does_as_asked, ["*layer_01*"], "fp32"),
+        (_does_as_asked, ["*embed*"], "fp32"),
+    ],
+)
+def test_the_whole_model_is_int8_only_where_every_graph_is(
+    tune: Any,
+    exclude: list[str],
+    precision: str,
+    plain_bundle: Path,
+    sentiment_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quantize, tuned = onnxruntime.quantize_graph, []
+
+    def quantize_graph(model: Any, recipe: Recipe, calibration: Any, goal: Any) -> Any:
+        if goal is None or not find_products(model) or tuned:
+            return quantize(model, recipe, calibration, goal)
+        tuned.append(goal)
+        return tune(quantize, model, recipe, calibration, goal)
+
+    monkeypatch.setattr(onnxruntime, "TUNES", True)
+    monkeypatch.setattr(onnxruntime, "quantize_graph", quantize_graph)
+
+    made = quantize_bundle(
+        plain_bundle,
+        tmp_path / "made",
+        overrides={"max_drop": 90.0, "exclude": exclude},
+        evaluation=[sentiment_data / "test.tsv"],
+    )
+
+    assert len(tuned) == 1
+    assert made.manifest.quantization.graphs[WHOLE_MODEL_NAME] == precision
+    is_as_it_was = made.read(WHOLE_MODEL_NAME) == open_bundle(plain_bundle).read(WHOLE_MODEL_NAME)
+    assert is_as_it_was == (precision == "fp32")
