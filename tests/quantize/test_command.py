@@ -63,7 +63,7 @@ def test_quantize_by_a_configuration(invoke: Invoke, plain_bundle: Path, calibra
     assert code == 0
     code, stdout, _ = invoke("info", tmp_path / "made")
     assert "quantized: static by onnxruntime" in stdout
-    assert "calibrated on train.tsv, 20 texts at most; fp32: no graph" in stdout
+    assert "calibrated on 20 texts of train.tsv, 200 rows, sha256 " in stdout
 
 
 def test_quantize_to_a_drop(invoke: Invoke, sensitive: tuple[Path, Path], tmp_path: Path) -> None:
