@@ -76,6 +76,7 @@ def test_quantize_to_a_drop(invoke: Invoke, sensitive: tuple[Path, Path], tmp_pa
     assert "1 graphs stay fp32: graphs/layer_01.onnx" in stderr
     code, stdout, _ = invoke("info", tmp_path / "made")
     assert "chosen by 6 measurements: " in stdout
+    assert " points lost on eval.tsv, 60 rows, sha256 " in stdout
 
 
 @pytest.mark.parametrize(
