@@ -7,12 +7,13 @@ is split on tabs and knows no quotes: any text without tabs and line ends can st
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,6 +50,23 @@ class _Row(msgspec.Struct, frozen=True):
 def texts_of(examples: Sequence[Example]) -> list[str | tuple[str, str]]:
     """Returns the text of each example, or its pair of texts."""
     return [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+
+
+def name_of(source: str | Path, examples: Sequence[Any], *, split: str | None) -> str:
+    """Returns what data is called where others must be able to tell it again.
+
+    That is its name, the number of rows, and the beginning of the sha256 of the file; of a split of a folder or hub
+    data set, of its rows as JSON.
+
+    Args:
+        source: A file, folder or hub id.
+        examples: What was read of it.
+        split: Which split of a folder or hub id.
+    """
+    path = Path(source)
+    data = path.read_bytes() if path.is_file() else msgspec.json.encode(examples)
+    part = "" if path.is_file() else f" ({split})"
+    return f"{path.name}{part}, {len(examples)} rows, sha256 {hashlib.sha256(data).hexdigest()[:12]}"
 
 
 def read_examples(

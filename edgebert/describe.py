@@ -79,9 +79,13 @@ def _quantization_lines(facts: dict[str, Any] | None) -> list[str]:
     settings, kept = facts["settings"], [path for path, kind in facts["graphs"].items() if kind == "fp32"]
     details = [f"{facts['mode']} by {facts['backend']}", f"for {settings['target']}"]
     details += ["weights of 7 bits, which cannot overflow there"] if settings["reduce_range"] else []
-    details += [f"calibrated on {facts['calibration']}"] if facts["calibration"] else []
+    if facts["calibration"]:
+        details.append(f"calibrated on {facts['calibration_texts']} texts of {facts['calibration']}")
     lines = [f"quantized: {', '.join(details)}; fp32: {', '.join(kept) or 'no graph'}"]
     if facts["trials"]:
         last = facts["trials"][-1]
-        lines.append(f"chosen by {len(facts['trials'])} measurements: {last['drop_points']:+.2f} points lost")
+        lines.append(
+            f"chosen by {len(facts['trials'])} measurements: {last['drop_points']:+.2f} points lost on "
+            f"{facts['evaluation']}"
+        )
     return lines

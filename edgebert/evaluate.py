@@ -9,7 +9,7 @@ from typing import Any
 
 from edgebert import frontier
 from edgebert.bundle import open_bundle
-from edgebert.bundle.manifest import Manifest
+from edgebert.bundle.manifest import Manifest, Quantization
 from edgebert.data import Example, texts_of
 from edgebert.deployment import add_deployment, spread
 from edgebert.errors import ConfigError, DataError, require, suggestion
@@ -102,7 +102,7 @@ def evaluate_bundle(
             frontier.compare(measured, yardsticks[STATIC_FRONTIER])
         elif name != FIXED_EXITS:
             _compare_with(measured, name, how)
-    _compare_precisions(measured, task)
+    _compare_precisions(measured, task, reporter)
     rows = [entry.row for entry in measured]
     if timed_texts:
         rows = add_deployment(
@@ -249,19 +249,45 @@ def _add_agreement(measured: Sequence[Measured], model: EdgeModel, how: _How) ->
         entry.row["agreement"] = how.task.agreement(entry.predictions, full.predictions)
 
 
-def _compare_precisions(measured: Sequence[Measured], task: Task) -> None:
-    """Adds to the rows of quantized bundles how they differ from the bundle they were made of, where that is there."""
-    manifests = {name: find_bundle(name).manifest for name in {entry.row["bundle"] for entry in measured}}
+def _compare_precisions(measured: Sequence[Measured], task: Task, reporter: Reporter) -> None:
+    """Adds to the rows of quantized bundles how they differ from the bundle they were made of, where that is there.
+
+    Says so where only an fp32 bundle of the same method is there that is not the one.
+    """
+    manifests = {name: find_bundle(name).manifest for name in dict.fromkeys(entry.row["bundle"] for entry in measured)}
+    for name, manifest in manifests.items():
+        if manifest.quantization is not None:
+            _say_other_source(name, manifests, reporter)
     for entry in measured:
         quantization = manifests[entry.row["bundle"]].quantization
         if quantization is None:
             continue
         for other in measured:
-            is_source = manifests[other.row["bundle"]].digest == quantization.source_digest
+            is_source = _is_source(manifests[other.row["bundle"]], quantization)
             if is_source and other.row["policy"] == entry.row["policy"]:
                 same_work = (entry.exit_layer == other.exit_layer) & (entry.macs == other.macs)
                 entry.row["fp32_agreement"] = task.agreement(entry.predictions, other.predictions)
                 entry.row["decision_flips"] = float(1 - same_work.mean())
+
+
+def _is_source(manifest: Manifest, quantization: Quantization) -> bool:
+    return manifest.quantization is None and manifest.graphs_digest == quantization.source_digest
+
+
+def _say_other_source(name: str, manifests: Mapping[str, Manifest], reporter: Reporter) -> None:
+    """Says where none of the fp32 bundles of the same method is what a quantized bundle was made of."""
+    manifest = manifests[name]
+    assert manifest.quantization is not None
+    alike = [
+        other
+        for other, its in manifests.items()
+        if its.quantization is None and its.precision == "fp32" and its.method == manifest.method
+    ]
+    if alike and not any(_is_source(manifests[other], manifest.quantization) for other in alike):
+        reporter.say(
+            f"{name}: was made of another bundle than {', '.join(alike)} (the graphs differ): no fp32_agreement, "
+            "no decision_flips"
+        )
 
 
 def _compare_with(measured: Sequence[Measured], name: str, how: _How) -> None:

@@ -88,8 +88,8 @@ def _source_of(bundle: Bundle, reference: str) -> Bundle:
             f"--reference {reference}: give the fp32 bundle that this {bundle.manifest.precision} one is of."
         )
     source = open_bundle(reference)
-    if source.manifest.digest != bundle.manifest.quantization.source_digest:
-        raise DataError(f"--reference {reference}: {bundle.path} was made of another bundle (its digest differs).")
+    if source.manifest.graphs_digest != bundle.manifest.quantization.source_digest:
+        raise DataError(f"--reference {reference}: {bundle.path} was made of another bundle (its graphs differ).")
     return source
 
 

@@ -12,6 +12,7 @@ from edgebert.derive import derive
 from edgebert.errors import ConfigError, DataError
 from edgebert.evaluation_table import evaluation_csv, evaluation_table
 from edgebert.measure import Measured, measure
+from edgebert.output import Reporter
 
 
 def test_evaluate_row_equals_own_count(dact_bundle: Path, sentiment_data: Path) -> None:
@@ -226,7 +227,7 @@ def test_evaluate_compares_a_quantized_bundle_with_its_source(
     source = open_bundle(dact_bundle)
     kept = {path: "fp32" for path in source.manifest.files if path.startswith("graphs/")}
     facts = Quantization(
-        source_digest=source.manifest.digest, backend="onnxruntime", mode="dynamic", settings={}, graphs=kept
+        source_digest=source.manifest.graphs_digest, backend="onnxruntime", mode="dynamic", settings={}, graphs=kept
     )
     first = {"default": OperatingPoint(policy="fixed", knobs={"layer": 1})}
     same = derive(source, tmp_path / "same", changes={"quantization": facts})
@@ -260,3 +261,58 @@ def test_evaluate_agrees_with_its_own_full_depth_at_any_batch_size(
     evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], policies=["default", "never"], batch_size=4)
 
     assert sizes == [1, 1, 4, 4]
+
+
+def test_evaluate_compares_a_quantized_bundle_with_its_source_tuned_since(
+    dact_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    made = _called_quantized(dact_bundle, tmp_path / "made")
+    points = open_bundle(dact_bundle).manifest.operating_points
+    tuned = derive(
+        open_bundle(dact_bundle), tmp_path / "tuned", changes={"operating_points": {**points, "x": points["default"]}}
+    )
+    heard = Heard()
+
+    rows = evaluate_bundle([tuned.path, made], [sentiment_data / "test.tsv"], reporter=heard)["rows"]
+
+    assert rows[1]["fp32_agreement"] == 1.0
+    assert heard.lines == []
+
+
+def test_evaluate_says_where_a_quantized_bundle_is_of_another_source(
+    dact_bundle: Path, dact_bundle_split: Path, plain_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    made = _called_quantized(dact_bundle, tmp_path / "made")
+    heard, silent = Heard(), Heard()
+
+    rows = evaluate_bundle([dact_bundle_split, made], [sentiment_data / "test.tsv"], reporter=heard)["rows"]
+    evaluate_bundle([plain_bundle, made], [sentiment_data / "test.tsv"], reporter=silent)
+
+    assert "fp32_agreement" not in rows[1]
+    assert heard.lines == [
+        f"{made}: was made of another bundle than {dact_bundle_split} (the graphs differ): no fp32_agreement, "
+        "no decision_flips"
+    ]
+    assert silent.lines == []
+
+
+class Heard(Reporter):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def _called_quantized(source: Path, target: Path) -> Path:
+    """Makes a bundle that says it was quantized, with the graphs of its source."""
+    facts = Quantization(
+        source_digest=open_bundle(source).manifest.graphs_digest,
+        backend="onnxruntime",
+        mode="dynamic",
+        settings={},
+        graphs={},
+    )
+    return derive(open_bundle(source), target, changes={"quantization": facts, "precision": "int8"}).path

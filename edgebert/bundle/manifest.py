@@ -203,12 +203,14 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How the bundle was quantized.
 
     Attributes:
-        source_digest: The digest of the fp32 bundle's manifest.
+        source_digest: The `graphs_digest` of the fp32 bundle.
         backend: A file in `edgebert/quantize`.
         mode: `dynamic`, `static` or `weight-only`.
         settings: The effective settings.
         graphs: The precision of every graph, by path.
-        calibration: The texts it was calibrated on; empty when none were needed.
+        calibration: The data it was calibrated on: name, number of rows, sha256; empty when none was needed.
+        calibration_texts: How many texts of it were run.
+        evaluation: The data the drop was measured on, file by file, likewise; empty when none was measured.
         trials: What was measured to decide which graphs stay fp32, in order; the last is this bundle.
     """
 
@@ -218,6 +220,8 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     settings: dict[str, Any]
     graphs: dict[str, str]
     calibration: str = ""
+    calibration_texts: int = 0
+    evaluation: str = ""
     trials: tuple[Trial, ...] = ()
 
 
@@ -271,6 +275,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     parity: Parity | None = None
     quantization: Quantization | None = None
     digest: str = ""
+
+    @property
+    def graphs_digest(self) -> str:
+        """sha256 over the paths and sha256 of all graphs: what it computes, however it is tuned and described."""
+        graphs = sorted((path, facts.sha256) for path, facts in self.files.items() if path.endswith(".onnx"))
+        return hashlib.sha256("".join(f"{path} {sha256}\n" for path, sha256 in graphs).encode()).hexdigest()
 
     @property
     def exit_layers(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import OperatingPoint, Quantization, Trial
 from edgebert.config import QuantizeConfig, decode
-from edgebert.data import Example, texts_of
+from edgebert.data import Example, name_of, texts_of
 from edgebert.derive import derive
 from edgebert.errors import ConfigError, DataError, QualityError, require, suggestion
 from edgebert.output import Reporter
@@ -73,7 +73,7 @@ def quantize_bundle(
     backend.check()
     work = _Work(opened, settings, backend, reporter)
     calibrations = work.calibrate(calibration, columns)
-    examples = _read(opened, evaluation, columns, split="validation")
+    examples = work.read_evaluation(evaluation, columns)
     if examples:
         from edgebert.quantize._mixed import Judge
 
@@ -83,7 +83,7 @@ def quantize_bundle(
             work.keep_the_drop(judge)
     else:
         work.quantize(calibrations, None)
-    return work.publish(Path(bundle), str(calibration or ""), force=force)
+    return work.publish(Path(bundle), force=force)
 
 
 def _settings(bundle: Bundle, settings: QuantizeConfig | None, overrides: Mapping[str, Any]) -> QuantizeConfig:
@@ -133,26 +133,6 @@ def _graph_paths(bundle: Bundle) -> list[str]:
     return [path for path in bundle.manifest.files if path.endswith(".onnx")]
 
 
-def _read(
-    bundle: Bundle, sources: Sequence[str | Path], columns: Mapping[str, str] | None, *, split: str
-) -> list[Example]:
-    """Reads labelled examples.
-
-    Raises:
-        DataError: There are none.
-        MissingExtraError: What measures them is not installed.
-    """
-    if not sources:
-        return []
-    for module in ("scipy.stats", "sklearn.metrics"):
-        require(module, extra="quantize", purpose="--eval")
-    task = load_task(bundle.manifest.task)
-    examples = [example for source in sources for example in task.read(source, split=split, columns=columns)]
-    if not examples:
-        raise DataError(f"{', '.join(map(str, sources))}: no examples.")
-    return examples
-
-
 @dataclass
 class _Work:
     """A bundle on its way to fewer bits.
@@ -164,6 +144,10 @@ class _Work:
         reporter: Where progress goes.
         made: The quantized graphs, by path.
         trials: What was measured to choose between precisions.
+        calibration: What is said of the data it was calibrated on.
+        calibration_texts: How many texts of it were run.
+        evaluation: What is said of the data the drop is measured on.
+        is_tuned: Whether the backend gave a graph another form than the settings alone would have.
     """
 
     bundle: Bundle
@@ -172,6 +156,10 @@ class _Work:
     reporter: Reporter
     made: dict[str, bytes] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
+    calibration: str = ""
+    calibration_texts: int = 0
+    evaluation: str = ""
+    is_tuned: bool = False
 
     def __post_init__(self) -> None:
         asked = self.settings.target
@@ -193,6 +181,25 @@ class _Work:
             if not any(fnmatch(path, pattern) for pattern in self.settings.exclude)
         ]
 
+    def read_evaluation(self, sources: Sequence[str | Path], columns: Mapping[str, str] | None) -> list[Example]:
+        """Reads the labelled examples that the drop is measured on.
+
+        Raises:
+            DataError: There are none.
+            MissingExtraError: What measures them is not installed.
+        """
+        if not sources:
+            return []
+        for module in ("scipy.stats", "sklearn.metrics"):
+            require(module, extra="quantize", purpose="--eval")
+        task, split = load_task(self.bundle.manifest.task), "validation"
+        read = [task.read(source, split=split, columns=columns) for source in sources]
+        if not any(read):
+            raise DataError(f"{', '.join(map(str, sources))}: no examples.")
+        names = (name_of(source, examples, split=split) for source, examples in zip(sources, read, strict=True))
+        self.evaluation = "; ".join(names)
+        return [example for examples in read for example in examples]
+
     def calibrate(self, source: str | Path | None, columns: Mapping[str, str] | None) -> dict[str, Calibration]:
         """Runs texts through the bundle, where the mode needs it; says which graphs few rows reached."""
         if source is None:
@@ -205,6 +212,7 @@ class _Work:
         texts = texts_of(examples[:: max(len(examples) // wanted, 1)][:wanted])
         if not texts:
             raise DataError(f"{source}: no texts to calibrate on.")
+        self.calibration, self.calibration_texts = name_of(source, examples, split="train"), len(texts)
         seen, rare = observe(self.bundle, texts, self.paths, self.backend.NEEDS, self.reporter)
         if rare:
             self.reporter.say(
@@ -228,6 +236,9 @@ class _Work:
                     continue
                 goal = self._goal(path, judge)
                 quantized = self.backend.quantize_graph(model, self.recipe, seen, goal) or model
+                if goal is not None and quantized is not model and WHOLE_MODEL_NAME in self.paths:
+                    untuned = self.backend.quantize_graph(model, self.recipe, seen, None) or model
+                    self.is_tuned |= graph_bytes(quantized) != graph_bytes(untuned)
                 quantized = quantize_tables(quantized)
                 if quantized is not model:
                     data = graph_bytes(quantized)
@@ -251,19 +262,31 @@ class _Work:
         return Goal(metric, max(self.settings.max_drop / 100 - (judge.metric - so_far), 0.0))
 
     def keep_the_drop(self, judge: Any) -> None:
-        """Gives graphs back their fp32 form until the metric drops by no more than allowed."""
+        """Gives graphs back their fp32 form until the metric drops by no more than allowed.
+
+        The whole model has one precision: it stays fp32 too, unless every graph of the split form is quantized as asked
+        and so what was measured holds for it.
+        """
         from edgebert.quantize._mixed import choose_graphs
 
         assert self.settings.max_drop is not None
         used = {path: data for path, data in self.made.items() if path != WHOLE_MODEL_NAME}
         kept = [path for path in _graph_paths(self.bundle) if path not in self.made]
         chosen = choose_graphs(judge, used, kept, self.settings.max_drop, self.reporter.say)
-        if len(chosen.graphs) < len(used):
-            self.made.pop(WHOLE_MODEL_NAME, None)  # it has one precision, and that was too little
+        if self.is_tuned or self._leaves_something(chosen.graphs):
+            self.made.pop(WHOLE_MODEL_NAME, None)
         self.made = {path: data for path, data in self.made.items() if path in (*chosen.graphs, WHOLE_MODEL_NAME)}
         self.trials = chosen.trials
 
-    def publish(self, target: Path, calibration: str, *, force: bool) -> Bundle:
+    def _leaves_something(self, quantized: Mapping[str, bytes]) -> bool:
+        """Says whether the split form, with these graphs in it, has products or tables that are still float."""
+        from edgebert.quantize._graphs import find_products, find_tables, read_graph
+
+        split = [path for path in _graph_paths(self.bundle) if path != WHOLE_MODEL_NAME]
+        models = (read_graph(quantized.get(path) or self.bundle.read(path)) for path in split)
+        return any(find_products(model) or find_tables(model) for model in models)
+
+    def publish(self, target: Path, *, force: bool) -> Bundle:
         """Writes the new bundle: the graphs, what the manifest says of them, the effective configuration."""
         manifest, precision = self.bundle.manifest, self.settings.precision
         effective = {**msgspec.to_builtins(self.settings), "target": self.target}
@@ -271,12 +294,14 @@ class _Work:
         text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
         has_configuration = self.bundle.has(CONFIG_NAME)
         quantization = Quantization(
-            source_digest=manifest.digest,
+            source_digest=manifest.graphs_digest,
             backend=self.settings.backend,
             mode=self.settings.mode,
             settings={**effective, "reduce_range": self.recipe.reduce_range},
             graphs={path: precision if path in self.made else "fp32" for path in sorted(_graph_paths(self.bundle))},
-            calibration=calibration and f"{Path(calibration).name}, {self.settings.calibration_texts} texts at most",
+            calibration=self.calibration,
+            calibration_texts=self.calibration_texts,
+            evaluation=self.evaluation,
             trials=tuple(self.trials),
         )
         return derive(

@@ -16,6 +16,9 @@ from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.sessions import Graph, make_graph
 from edgebert.tasks import load_task
 
+_ROUNDING_POINTS = 1e-7
+"""A rounding error of the metric counts for nothing."""
+
 
 class Judge:
     """Measures the source bundle with some of its graphs quantized, under its default policy."""
@@ -85,7 +88,7 @@ def choose_graphs(
     """
     measured = judge.measure(quantized, "all quantized")
     trials = [judge.trial(kept, measured)]
-    if trials[0].drop_points <= max_drop:
+    if _is_met(trials[0], max_drop):
         return Chosen(dict(quantized), trials)
     say(f"all quantized: {trials[0].drop_points:+.2f} points lost, {max_drop} allowed; measuring each graph alone")
     sensitivity = {}
@@ -99,11 +102,11 @@ def choose_graphs(
         kept = [*kept, path]
         measured = judge.measure(remaining, f"{len(remaining)} graphs quantized")
         trials.append(judge.trial(kept, measured))
-        if trials[-1].drop_points <= max_drop:
+        if _is_met(trials[-1], max_drop):
             say(f"{len(kept)} graphs stay fp32: {', '.join(sorted(kept))}; {trials[-1].drop_points:+.2f} points lost")
             return Chosen(remaining, trials)
     alone = min(trials, key=lambda trial: trial.drop_points)
-    if alone.drop_points <= max_drop:  # a single graph, alone, that was not the last one left
+    if _is_met(alone, max_drop):  # a single graph, alone, that was not the last one left
         remaining = {path: data for path, data in quantized.items() if path not in alone.kept}
         return Chosen(remaining, [*trials, alone])
     raise QualityError(
@@ -111,3 +114,7 @@ def choose_graphs(
         f"{alone.drop_points:.2f} (metric {alone.metric:.4f}, fp32 {judge.metric:.4f}, "
         f"{np.size(judge.source.targets)} texts). Allow more, or use another mode or backend."
     )
+
+
+def _is_met(trial: Trial, max_drop: float) -> bool:
+    return trial.drop_points <= max_drop + _ROUNDING_POINTS

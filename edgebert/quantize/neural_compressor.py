@@ -4,6 +4,9 @@ It searches where the default backend only measures: given a drop that must be k
 product of a graph until the metric of the whole bundle is met, and gives up on that graph alone if none is. It also has
 SmoothQuant, and rounds to nearest for 4-bit weights. Its operators for `static` are those of the QOperator form.
 
+It searches from the ends: where all products in integers lose too much, it first gives up a graph's first and last one,
+and may keep them so beside the one that was bad.
+
 It is told to leave alone what it would spoil: the standard `Attention`, which it takes for an older operator of the
 same name; embedding tables, which have a scale for each row here; and the small products that decide.
 """
@@ -33,6 +36,9 @@ SMOOTHS = True
 
 MOST_TRIALS = 12
 """Settings tried for one graph."""
+
+_ROUNDING = 1e-9
+"""A rounding error of the metric counts for nothing."""
 
 _QUANTIZED = ("MatMul", "Gemm")
 _FLOAT = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
@@ -92,7 +98,7 @@ def _settings(
         config = library.config
         options["accuracy_criterion"] = config.AccuracyCriterion(
             criterion="absolute",
-            tolerable_loss=max(goal.most_lost, 1e-6),  # it takes no 0
+            tolerable_loss=max(goal.most_lost + _ROUNDING, 1e-6),  # it takes no 0
         )
         options["tuning_criterion"] = config.TuningCriterion(max_trials=MOST_TRIALS)
     approach = {"weight-only": "weight_only"}.get(recipe.mode, recipe.mode)

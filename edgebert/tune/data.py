@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Manifest
-from edgebert.data import Example
+from edgebert.data import Example, name_of
 from edgebert.errors import DataError
 from edgebert.questions import Question
 from edgebert.tasks import Task
@@ -25,8 +23,7 @@ class TuningTexts:
     Attributes:
         examples: The texts.
         targets: What the model should answer, [texts]; None where there are no labels.
-        name: The data's name, the number of rows, and the beginning of the sha256 of the file (of a split of a folder
-            or hub data set: of its rows as JSON).
+        name: What the data is called, as `data.name_of` says.
     """
 
     examples: Sequence[Example]
@@ -64,11 +61,7 @@ def read_texts(
             "or none."
         )
     targets = task.encode_targets(examples, manifest.labels, where=str(source)) if all(labelled) else None
-    path = Path(source)
-    data = path.read_bytes() if path.is_file() else msgspec.json.encode(examples)
-    part = "" if path.is_file() else f" ({split})"
-    digest = hashlib.sha256(data).hexdigest()[:12]
-    return TuningTexts(examples, targets, f"{path.name}{part}, {len(examples)} rows, sha256 {digest}")
+    return TuningTexts(examples, targets, name_of(source, examples, split=split))
 
 
 def _has_answer(example: Example) -> bool:

@@ -226,3 +226,15 @@ def test_decode_manifest_linked_behind_nothing(manifest: Manifest) -> None:
     message = _refusal(manifest, program=(msgspec.structs.replace(embed, graph=None), *others))
 
     assert message == "b/edgebert.json: program step 0 (embed of layer 0): linked into a graph that not every row runs."
+
+
+def test_graphs_digest_is_of_graphs_alone(manifest: Manifest) -> None:
+    other_graph = {**manifest.files, "graphs/embed.onnx": msgspec.structs.replace(FACTS, sha256="1" * 64)}
+    fewer = {path: facts for path, facts in manifest.files.items() if path != "graphs/embed.onnx"}
+    other_file = {**manifest.files, "config.yaml": FACTS}
+
+    def digest(files: dict[str, FileFacts]) -> str:
+        return msgspec.structs.replace(manifest, files=files).graphs_digest
+
+    assert digest(dict(reversed(manifest.files.items()))) == digest(other_file) == manifest.graphs_digest
+    assert len({manifest.graphs_digest, digest(other_graph), digest(fewer)}) == 3

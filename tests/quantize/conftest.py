@@ -56,24 +56,42 @@ def calibration(sentiment_data: Path) -> Path:
 def sensitive(tmp_path_factory: pytest.TempPathFactory, plain_bundle: Path, texts: list[str]) -> tuple[Path, Path]:
     """A bundle whose second layer int8 destroys, and a file of texts labelled with what it answers in fp32.
 
-    What the layer's attention reads gets one number far from all others, which its matrices do not look at: in float
-    nothing comes of it, in 8 bits all other numbers are rounded to the same one. The texts are those with the clearest
-    answers, so that what is lost elsewhere changes none.
+    It is what the layer's attention reads that int8 cannot hold.
     """
-    source, path = open_bundle(plain_bundle), "graphs/layer_01.onnx"
+    return _spoiled(plain_bundle, tmp_path_factory.mktemp("sensitive"), texts, slice(0, 3))
+
+
+@pytest.fixture(scope="session")
+def one_bad_product(
+    tmp_path_factory: pytest.TempPathFactory, plain_bundle: Path, texts: list[str]
+) -> tuple[Path, Path]:
+    """The same, of a bundle in whose second layer int8 destroys the fourth of six products: that after attention."""
+    return _spoiled(plain_bundle, tmp_path_factory.mktemp("one_bad_product"), texts, slice(3, 4))
+
+
+def _spoiled(bundle: Path, folder: Path, texts: list[str], which: slice) -> tuple[Path, Path]:
+    """Makes a bundle in whose second layer int8 destroys some products that read the same, and labels texts with it.
+
+    What they read gets one number far from all others, which their matrices do not look at: in float nothing comes of
+    it, in 8 bits all other numbers are rounded to the same one. The texts are those with the clearest answers, so that
+    what is lost elsewhere changes none.
+    """
+    source, path = open_bundle(bundle), "graphs/layer_01.onnx"
     model = read_graph(source.read(path))
-    for product in find_products(model):
-        if product.activation == "hidden":
-            values = product.values.copy()
-            values[0] = 0
-            constant = next(c for c in model.graph.initializer if c.name == product.weight)
-            constant.CopyFrom(numpy_helper.from_array(values, product.weight))
-            product.node.input[0] = "far"
-    far = np.zeros(source.manifest.encoder.hidden_size, np.float32)
+    products = find_products(model)[which]
+    (read,) = {product.activation for product in products}
+    for product in products:
+        values = product.values.copy()
+        values[0] = 0
+        constant = next(c for c in model.graph.initializer if c.name == product.weight)
+        constant.CopyFrom(numpy_helper.from_array(values, product.weight))
+        product.node.input[0] = "far"
+    far = np.zeros(len(products[0].values), np.float32)
     far[0] = 1e5
     model.graph.initializer.append(numpy_helper.from_array(far, "far_number"))
-    model.graph.node.insert(0, helper.make_node("Add", ["hidden", "far_number"], ["far"]))
-    folder = tmp_path_factory.mktemp("sensitive")
+    outputs = [node.output[0] for node in model.graph.node]
+    first = min(outputs.index(product.node.output[0]) for product in products)
+    model.graph.node.insert(first, helper.make_node("Add", [read, "far_number"], ["far"]))
     made = derive(
         source,
         folder / "bundle",

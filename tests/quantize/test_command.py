@@ -63,7 +63,7 @@ def test_quantize_by_a_configuration(invoke: Invoke, plain_bundle: Path, calibra
     assert code == 0
     code, stdout, _ = invoke("info", tmp_path / "made")
     assert "quantized: static by onnxruntime" in stdout
-    assert "calibrated on train.tsv, 20 texts at most; fp32: no graph" in stdout
+    assert "calibrated on 20 texts of train.tsv, 200 rows, sha256 " in stdout
 
 
 def test_quantize_to_a_drop(invoke: Invoke, sensitive: tuple[Path, Path], tmp_path: Path) -> None:
@@ -76,6 +76,7 @@ def test_quantize_to_a_drop(invoke: Invoke, sensitive: tuple[Path, Path], tmp_pa
     assert "1 graphs stay fp32: graphs/layer_01.onnx" in stderr
     code, stdout, _ = invoke("info", tmp_path / "made")
     assert "chosen by 6 measurements: " in stdout
+    assert " points lost on eval.tsv, 60 rows, sha256 " in stdout
 
 
 @pytest.mark.parametrize(

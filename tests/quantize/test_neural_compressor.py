@@ -15,7 +15,8 @@ import pytest
 from edgebert import registry
 from edgebert.bundle import open_bundle
 from edgebert.errors import ConfigError, MissingExtraError
-from edgebert.quantize import quantize_bundle
+from edgebert.quantize import neural_compressor, quantize_bundle
+from edgebert.quantize._recipe import Goal, Recipe
 from edgebert.runtime.model import EdgeModel
 
 BACKEND = {"backend": "neural_compressor"}
@@ -75,16 +76,33 @@ else:
         assert operator in {node.op_type for node in _graph(made.path, "graphs/layer_00.onnx").node}
         assert set(made.manifest.quantization.graphs.values()) == {made.manifest.precision}
 
-    def test_tuning_reaches_its_target(sensitive: tuple[Path, Path], tmp_path: Path) -> None:
-        source, data = sensitive
+    def test_tuning_leaves_a_bad_product_in_float_and_good_ones_in_integers(
+        one_bad_product: tuple[Path, Path], texts: list[str], tmp_path: Path
+    ) -> None:
+        (source, data), path = one_bad_product, "graphs/layer_01.onnx"
 
+        careless = quantize_bundle(source, tmp_path / "careless", overrides=BACKEND)
         made = quantize_bundle(source, tmp_path / "made", overrides={**BACKEND, "max_drop": 2.0}, evaluation=[data])
 
+        assert _kinds(careless.path, path).count("MatMulInteger") == 6
+        assert _alike(source, careless.path, texts) < 0.9
+        (reader,) = (node.op_type for node in _graph(source, path).node if "far" in node.input)
+        assert reader == "MatMul"
+        assert [node.op_type for node in _graph(made.path, path).node if "far" in node.input] == ["MatMul"]
+        kinds = _kinds(made.path, path)
+        assert kinds.count("MatMulInteger") >= 2
+        assert kinds.count("MatMulInteger") + kinds.count("MatMul") == 6
         facts = made.manifest.quantization
-        assert facts.trials[-1].drop_points <= 2.0
-        assert facts.graphs["graphs/layer_00.onnx"] == "int8"
-        products = [node.op_type for node in _graph(made.path, "graphs/layer_01.onnx").node]
-        assert products.count("MatMul") >= 1  # what would be lost in integers is left in float
+        assert set(facts.graphs.values()) == {"int8"}
+        assert [trial.kept for trial in facts.trials] == [()]
+        assert facts.trials[0].drop_points <= 2.0
+
+    def test_a_rounding_error_is_no_loss() -> None:
+        recipe, goal = Recipe(bits=8, mode="dynamic"), Goal(lambda model: 0.0, 0.01)
+
+        settings = neural_compressor._settings(neural_compressor._library(), recipe, [], goal, symmetric=False)
+
+        assert settings.accuracy_criterion.tolerable_loss >= 0.91 - 0.90
 
     def test_nothing_is_written_beside(
         plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -108,6 +126,9 @@ else:
                 assert model.layer_rows(outcome.calls) == outcome.path.sum()
                 scores.append(outcome.scores)
         return float(np.mean(scores[0].argmax(axis=1) == scores[1].argmax(axis=1)))
+
+    def _kinds(bundle: Path, path: str) -> list[str]:
+        return [node.op_type for node in _graph(bundle, path).node]
 
     def _graph(bundle: Path, path: str) -> onnx.GraphProto:
         return onnx.load_from_string(open_bundle(bundle).read(path)).graph

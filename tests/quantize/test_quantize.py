@@ -1,5 +1,6 @@
 """Every method's bundle through every mode, and what a quantized bundle says of itself."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -220,9 +221,11 @@ def test_what_the_manifest_says(dact_bundle: Path, calibration: Path, tmp_path: 
 
     manifest = made.manifest
     assert (manifest.precision, manifest.parity) == ("int8", None)
-    assert manifest.quantization.source_digest == source.manifest.digest
+    assert manifest.quantization.source_digest == source.manifest.graphs_digest
     assert manifest.quantization.graphs["graphs/layer_01.onnx"] == "fp32"
-    assert manifest.quantization.calibration == "train.tsv, 50 texts at most"
+    sha256 = hashlib.sha256(calibration.read_bytes()).hexdigest()[:12]
+    assert manifest.quantization.calibration == f"train.tsv, 200 rows, sha256 {sha256}"
+    assert (manifest.quantization.calibration_texts, manifest.quantization.evaluation) == (50, "")
     settings = manifest.quantization.settings
     assert (settings["target"], settings["reduce_range"], settings["per_channel"]) == ("avx2", True, True)
     fast = manifest.operating_points["fast"]
@@ -232,6 +235,32 @@ def test_what_the_manifest_says(dact_bundle: Path, calibration: Path, tmp_path: 
     assert (effective["mode"], effective["exclude"]) == ("static", ["*layer_01*"])
     assert "Compared with torch" not in made.read("README.md").decode()
     assert "Precision int8" in made.read("README.md").decode()
+
+
+def test_the_manifest_says_how_many_texts_it_was_calibrated_on(
+    plain_bundle: Path, texts: list[str], tmp_path: Path
+) -> None:
+    one = tmp_path / "one.txt"
+    one.write_text(f"{texts[0]}\n", encoding="utf-8")
+
+    made = quantize_bundle(plain_bundle, tmp_path / "made", overrides={"mode": "static"}, calibration=one)
+
+    assert made.manifest.quantization.calibration.startswith("one.txt, 1 rows, sha256 ")
+    assert made.manifest.quantization.calibration_texts == 1
+
+
+def test_the_manifest_says_what_the_drop_was_measured_on(
+    plain_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    files = [sentiment_data, sentiment_data / "test.tsv"]
+
+    made = quantize_bundle(plain_bundle, tmp_path / "made", overrides={"max_drop": 50.0}, evaluation=files)
+
+    first, second = made.manifest.quantization.evaluation.split("; ")
+    assert first.startswith(f"{sentiment_data.name} (validation), ")
+    rows = len((sentiment_data / "test.tsv").read_text(encoding="utf-8").splitlines()) - 1
+    sha256 = hashlib.sha256((sentiment_data / "test.tsv").read_bytes()).hexdigest()[:12]
+    assert second == f"test.tsv, {rows} rows, sha256 {sha256}"
 
 
 def test_settings_travel_in_the_configuration(dact_bundle: Path, tmp_path: Path) -> None:
@@ -366,5 +395,16 @@ def test_verify_says_agreement_and_no_parity(plain_bundle: Path, plain_checkpoin
 def test_verify_refuses_another_source(plain_bundle: Path, dact_bundle: Path, tmp_path: Path) -> None:
     made = quantize_bundle(plain_bundle, tmp_path / "made")
 
-    with pytest.raises(DataError, match=r"was made of another bundle \(its digest differs\)"):
+    with pytest.raises(DataError, match=r"was made of another bundle \(its graphs differ\)"):
         verify_bundle(made.path, reference=str(dact_bundle))
+
+
+def test_verify_takes_a_source_that_was_tuned_since(plain_bundle: Path, tmp_path: Path) -> None:
+    source = derive(open_bundle(plain_bundle), tmp_path / "source")
+    made = quantize_bundle(source.path, tmp_path / "made", overrides={"exclude": ["*layer*", "onnx/*"]})
+    points = {"fast": source.manifest.operating_points["default"], **source.manifest.operating_points}
+
+    tuned = derive(source, source.path, changes={"operating_points": points}, force=True)
+
+    assert tuned.manifest.digest != source.manifest.digest
+    assert verify_bundle(made.path, reference=str(tuned.path), samples=4)["agreement"]["samples"] == 4
