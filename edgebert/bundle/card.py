@@ -30,6 +30,7 @@ def write_card(
         "",
         "```python",
         "from edgebert import EdgeModel",
+        "",
         f'model = EdgeModel.from_pretrained("{name}")',
         f"print({call}.to_dict())",
         "```",
