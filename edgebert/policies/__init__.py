@@ -131,8 +131,12 @@ class Policy:
         return None
 
     def stop_above(self, certainty: float) -> Mapping[str, float]:
-        """Returns the knobs that stop a row exactly where it is surer than this; for rules that have a certainty."""
-        raise NotImplementedError
+        """Returns the knobs that stop a row exactly where it is surer than this.
+
+        Raises:
+            ConfigError: The rule does not stop by how sure an exit is.
+        """
+        raise ConfigError(f"policy {type(self).__module__.rpartition('.')[2]}: does not stop by how sure an exit is.")
 
     def plan(self, outputs: Outputs, layers: int) -> Wanted:
         """Turns what a plan's graph gave into the layers each row runs, bool [rows, layers]."""

@@ -140,3 +140,11 @@ def test_exit_position_counts_the_exits_after_it() -> None:
     replay(policy, EXITS, [2, 4])
 
     assert seen == [ExitPosition(2, 1), ExitPosition(4, 0)]
+
+
+def test_a_rule_without_certainty_has_no_knobs_for_one() -> None:
+    policy = make_policy("patience", {"patience": 1}, exit_layers=[1, 2])
+
+    assert policy.certainty({"logits": np.zeros((2, 3))}) is None
+    with pytest.raises(ConfigError, match=r"^policy patience: does not stop by how sure an exit is\.$"):
+        policy.stop_above(0.5)
