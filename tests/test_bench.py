@@ -13,7 +13,8 @@ import msgspec
 import psutil
 import pytest
 
-from edgebert.bench import SCHEMA, bench_bundles, table
+from edgebert.bench import SCHEMA, bench_bundles
+from edgebert.bench_table import table
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
 from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError

@@ -56,7 +56,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Time bundles, and rivals beside them: child processes that take turns."""
-    from edgebert.bench import bench_bundles, table
+    from edgebert.bench import bench_bundles
+    from edgebert.bench_table import table
     from edgebert.config import parse_setting
 
     result = bench_bundles(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgebert.bench import ratio_line, table_cells
+from edgebert.bench_table import ratio_line, table_cells
 from edgebert.evaluation_table import evaluation_cells
 from edgebert.report._drawing import load_altair, load_converter
 from edgebert.report._results import Host, Results, as_row
