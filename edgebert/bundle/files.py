@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -129,7 +130,7 @@ def publish(target: Path, *, force: bool) -> Iterator[Path]:
         yield partial
         _make_readable(partial)
         _synchronise(partial)
-        _put_in_place(partial, target)
+        _put_in_place(partial, target, force=force)
     except OSError as error:
         raise EdgeBertError(f"{target}: {error.strerror or error}; what was there is untouched.") from error
     finally:
@@ -142,9 +143,11 @@ def _make_readable(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
-    if not target.exists():
-        partial.rename(target)
+def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
+    if _is_new(partial, target):
+        pass
+    elif not force:
+        raise EdgeBertError(f"{target}: somebody else made it meanwhile; use --force to replace it.")
     elif not _exchange(partial, target):
         old = partial.with_name(partial.name + "-old")
         target.rename(old)
@@ -155,6 +158,19 @@ def _put_in_place(partial: Path, target: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
     _synchronise_folder(target.parent)
+
+
+def _is_new(partial: Path, target: Path) -> bool:
+    """Moves a folder to where nothing is; says whether nothing was, in the very moment of moving."""
+    if target.exists() and any(target.iterdir()):
+        return False
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -267,3 +267,23 @@ def test_publish_parent_refuses_new_folders(monkeypatch: pytest.MonkeyPatch, tar
         _write_new(target)
 
     assert _content(target) == {"edgebert.json": "old"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_publish_where_somebody_else_was_faster(tmp_path: Path, force: bool) -> None:
+    target = tmp_path / "target"
+
+    def publish_both() -> None:
+        with publish(target, force=force) as partial:
+            (partial / "edgebert.json").write_text("mine")
+            with publish(target, force=False) as other:
+                (other / "edgebert.json").write_text("theirs")
+
+    if force:
+        publish_both()
+    else:
+        with pytest.raises(EdgeBertError, match="somebody else made it meanwhile; use --force to replace it"):
+            publish_both()
+
+    assert (target / "edgebert.json").read_text() == ("mine" if force else "theirs")
+    assert list(tmp_path.iterdir()) == [target]
