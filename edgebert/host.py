@@ -6,15 +6,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
 import edgebert
+from edgebert.processor import cpu_name
 from edgebert.runtime.threads import available_threads
 
-_CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "optimum", "optimum-onnx")
 
 
@@ -26,23 +25,13 @@ def host_facts() -> dict[str, Any]:
     packages that are not installed.
     """
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": available_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": {"edgebert": edgebert.__version__, "onnxruntime": onnxruntime.__version__, **_versions()},
     }
-
-
-def _cpu_name() -> str:
-    """Returns the processor's name as the system gives it, at least its architecture."""
-    with contextlib.suppress(OSError):
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

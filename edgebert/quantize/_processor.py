@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from pathlib import Path
 
-_CPU_INFO = Path("/proc/cpuinfo")
+from edgebert.processor import cpu_features
 
 SATURATING = ("avx2", "avx512")
 """Targets that add two products of 8 bits into 16 (VPMADDUBSW): weights of 8 bits make the sum overflow, 7 fit."""
@@ -21,11 +19,7 @@ def detect_target(cpu_info: str | None = None, machine: str | None = None) -> st
     """
     if (machine or platform.machine()).lower() in ("arm64", "aarch64"):
         return "arm64"
-    if cpu_info is None:
-        cpu_info = ""
-        with contextlib.suppress(OSError):
-            cpu_info = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    flags = {flag for line in cpu_info.splitlines() if line.startswith("flags") for flag in line.split()}
+    flags = cpu_features(cpu_info)
     if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
         return "avx512_vnni"
     return "avx512" if "avx512bw" in flags else "avx2"
