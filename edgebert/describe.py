@@ -9,11 +9,14 @@ import msgspec
 
 from edgebert import registry
 from edgebert.bundle import open_bundle
+from edgebert.host import host_facts
 from edgebert.output import markdown_table
+from edgebert.runtime.prepared import cache_folder, find_prepared
+from edgebert.runtime.sessions import provider_states
 
 
 def describe_bundle(path: str | Path) -> dict[str, Any]:
-    """Returns a bundle's manifest as plain data, with its size and which way each knob saves work.
+    """Returns a bundle's manifest as plain data, with its size, where it is prepared, and how each knob saves work.
 
     Raises:
         BundleError: The bundle is refused.
@@ -23,8 +26,35 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"schema": "edgebert.info/1", "bundle": str(path)}
     facts.update(msgspec.to_builtins(manifest))
     facts["size_mb"] = bundle.size_bytes / 1e6
+    prepared = find_prepared(bundle)
+    facts["prepared"] = None if prepared is None else str(prepared.folder)
     facts["knobs"] = {policy: registry.load("edgebert.policies", policy).CHEAPER for policy in manifest.policies}
     return facts
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns plain facts about this machine: see `edgebert.host`, the cache, and why a provider cannot be used."""
+    return {
+        "schema": "edgebert.info/1",
+        "host": host_facts(),
+        "cache": str(cache_folder()),
+        "providers": provider_states(),
+    }
+
+
+def machine_text(facts: dict[str, Any]) -> str:
+    """Returns the machine's facts as a short text."""
+    host = facts["host"]
+    providers = [(name, "yes" if why is None else f"no: {why}") for name, why in facts["providers"].items()]
+    return "\n".join(
+        [
+            f"{host['cpu']}, {host['threads']} threads, {host['os']}, Python {host['python']}",
+            ", ".join(f"{name} {version}" for name, version in host["versions"].items()),
+            f"prepared graphs: {facts['cache']}",
+            "",
+            markdown_table(("provider", "can be used"), providers),
+        ]
+    )
 
 
 def describe_text(facts: dict[str, Any]) -> str:
@@ -63,6 +93,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             f"encoder: {encoder['family']}, {encoder['layers']} layers, hidden size {encoder['hidden_size']}, "
             f"up to {encoder['max_length']} tokens",
             f"labels: {', '.join(facts['labels'])}",
+            f"prepared: {facts['prepared'] or 'no; edgebert prepare makes it load faster, in less memory'}",
             *_quantization_lines(facts["quantization"]),
             "",
             markdown_table(("operating point", "policy", "knobs", "metric", "layers", "cost"), points),

@@ -20,9 +20,10 @@ from edgebert.bundle.manifest import MANIFEST_NAME, Manifest, Parity
 from edgebert.decisions import Decision, Followed, follow
 from edgebert.errors import DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
+from edgebert.runtime.graphs import Graph, LateGraph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import Graph, LateGraph, make_graph
+from edgebert.runtime.sessions import make_graph
 from edgebert.tasks import load_task
 from edgebert.text import Values
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from edgebert.export import export_model
 from edgebert.methods._paths import threshold
 from edgebert.methods._program import Batch
 from edgebert.methods.dpbert import DpBert
+from edgebert.runtime.prepared import FOLDER_VARIABLE
 from edgebert.tasks import load_task
 from edgebert.text import TextEncoder
 
@@ -35,6 +37,20 @@ torch.set_num_threads(1)
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("edgebert", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("edgebert")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps what tests prepare out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get(FOLDER_VARIABLE)
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ[FOLDER_VARIABLE]
+    else:
+        os.environ[FOLDER_VARIABLE] = before
+
 
 LABELS = ("negative", "positive")
 NEGATIVE = "awful bad boring clumsy dull hollow lifeless stale tedious weak"

@@ -16,7 +16,9 @@ set_option = click.option(
 policy_option = click.option(
     "--policy", "policy", default="default", show_default=True, help="Operating point or policy."
 )
-provider_option = click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
+provider_option = click.option(
+    "--provider", default="cpu", show_default=True, help="Where graphs run; edgebert info lists what there is."
+)
 
 
 def require_training(command: str) -> None:

@@ -10,14 +10,15 @@ from edgebert.cli._options import json_option, print_json
 
 
 @click.command(name="info")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @json_option
-def command(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle is: method, labels, program, operating points, knobs."""
-    from edgebert.describe import describe_bundle, describe_text
+def command(bundle: Path | None, as_json: bool) -> None:
+    """Show what a bundle is: method, labels, program, operating points, knobs. Without one, show this machine."""
+    from edgebert.describe import describe_bundle, describe_machine, describe_text, machine_text
 
+    if bundle is None:
+        machine = describe_machine()
+        print_json(machine) if as_json else click.echo(machine_text(machine))
+        return
     facts = describe_bundle(bundle)
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo(describe_text(facts))
+    print_json(facts) if as_json else click.echo(describe_text(facts))

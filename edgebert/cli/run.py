@@ -22,6 +22,10 @@ from edgebert.cli._options import json_option, policy_option, provider_option, r
 @click.option("--top-k", type=click.IntRange(min=1), help="Show this many labels or answers.")
 @click.option("--threads", type=click.IntRange(min=1))
 @provider_option
+@click.option("--prepare", is_flag=True, help="Prepare the bundle for this machine first, unless it is.")
+@click.option(
+    "--memory-budget-mb", type=click.FloatRange(min=0, min_open=True), help="Most that loaded graphs may hold."
+)
 @click.option("--trace", is_flag=True, help="Show layers, tokens and cost of each text.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table", show_default=True
@@ -40,6 +44,8 @@ def command(
     top_k: int | None,
     threads: int | None,
     provider: str,
+    prepare: bool,
+    memory_budget_mb: float | None,
     trace: bool,
     form: str,
     as_json: bool,
@@ -53,11 +59,16 @@ def command(
     from edgebert.runtime.model import EdgeModel
 
     given = read_given(texts, pairs, questions, context, source)
-    with EdgeModel.from_pretrained(bundle, policy=policy, threads=threads, provider=provider) as model:
+    with EdgeModel.from_pretrained(
+        bundle, policy=policy, threads=threads, provider=provider, prepare=prepare, memory_budget_mb=memory_budget_mb
+    ) as model:
         model.set_policy(policy, **dict(parse_setting(text) for text in settings))
         inputs = given.inputs(model, columns=read_columns(columns))
         window = 1 if source == "-" else 256
         form = "json" if as_json else form
         truncated = print_answers(inputs, model, form=form, trace=trace, top_k=top_k, window=window)
+    if memory_budget_mb is not None:
+        use = model.memory
+        click.echo(f"note: graphs held {use.peak_mb:.1f} MB at most, and were loaded {use.loads} times", err=True)
     if truncated:
         click.echo(f"note: {truncated} texts were cut to {model.manifest.encoder.max_length} tokens", err=True)

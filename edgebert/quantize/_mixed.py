@@ -12,8 +12,9 @@ from edgebert.data import Example
 from edgebert.errors import QualityError
 from edgebert.measure import Measured, measure
 from edgebert.output import Reporter
+from edgebert.runtime.graphs import Graph
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.sessions import Graph, make_graph
+from edgebert.runtime.sessions import make_graph
 from edgebert.tasks import load_task
 
 _ROUNDING_POINTS = 1e-7

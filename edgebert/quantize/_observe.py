@@ -16,7 +16,7 @@ from edgebert.output import Reporter
 from edgebert.quantize._graphs import find_products, graph_bytes, read_graph
 from edgebert.quantize._recipe import Calibration, Need, Range
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.sessions import Graph, make_graph
+from edgebert.runtime.sessions import make_graph
 from edgebert.text import Encoded, Text, Values
 
 FEWEST_ROWS = 16
@@ -65,7 +65,7 @@ def _run(model: EdgeModel, encoded: Sequence[Encoded], title: str, reporter: Rep
             advance(len(rows), "")
 
 
-class _Watched(Graph):
+class _Watched:
     """A graph that notes what comes by."""
 
     def __init__(self, bundle: Bundle, path: str, need: Need) -> None:

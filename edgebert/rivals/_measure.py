@@ -15,7 +15,7 @@ from edgebert.bundle.manifest import Knobs
 from edgebert.energy import EnergyMeter
 from edgebert.rivals._memory import PrivateMemory
 from edgebert.rivals._protocol import Case, Prepared, Timed
-from edgebert.runtime.sessions import Graph
+from edgebert.runtime.graphs import Graph
 from edgebert.text import Encoded, Text, Values
 
 TURN_MS = 200.0

@@ -9,8 +9,8 @@ from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.errors import ConfigError
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
+from edgebert.runtime.graphs import Graph
 from edgebert.runtime.program import MAX_BATCH_TOKENS
-from edgebert.runtime.sessions import Graph
 from edgebert.tasks import load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgebert.rivals._measure import Measurement, Side
 from edgebert.rivals._protocol import Steps
-from edgebert.runtime.sessions import Graph
+from edgebert.runtime.graphs import Graph
 from edgebert.text import Values
 
 

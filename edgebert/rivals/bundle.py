@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
+from edgebert.runtime.graphs import Graph
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.sessions import Graph
 from edgebert.text import Encoded, Text, Values
 
 

@@ -19,8 +19,8 @@ from edgebert.bundle.manifest import Macs, Step
 from edgebert.decisions import select_position
 from edgebert.policies import DropPosition, ExitPosition, GatePosition, Policy, SelectPosition, State
 from edgebert.runtime import tokens
+from edgebert.runtime.graphs import Graph
 from edgebert.runtime.outcome import Call, Mask, Outcome
-from edgebert.runtime.sessions import Graph
 from edgebert.text import Values
 
 IDS = frozenset({"input_ids", "attention_mask", "token_type_ids"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,12 +19,15 @@ from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoi
 from edgebert.errors import ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
+from edgebert.runtime.graphs import Graph, MemoryUse
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.inputs import check_ids
+from edgebert.runtime.loading import load_graphs
 from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
+from edgebert.runtime.prepared import Prepared, find_prepared, prepare_bundle
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import Graph, LateGraph, as_input, make_graph
+from edgebert.runtime.sessions import as_input, provider_name
 from edgebert.runtime.threads import available_threads
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
@@ -47,51 +49,39 @@ class Program:
         provider: str = "cpu",
         session_options: onnxruntime.SessionOptions | None = None,
         compact: bool = True,
+        prepare: bool = False,
+        memory_budget_mb: float | None = None,
     ) -> None:
         """Loads the graphs of an opened bundle; see `from_pretrained`."""
         if threads is not None and threads < 1:
             raise ConfigError(f"threads: expected 1 or more, got {threads}.")
+        if memory_budget_mb is not None and not memory_budget_mb > 0:
+            raise ConfigError(f"memory_budget_mb: expected more than 0, got {memory_budget_mb}.")
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._task = load_task(self.manifest.task)
         self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
         self.threads = threads or available_threads()
-        self.provider = provider
+        self.provider = provider_name(provider)
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
         self._policy, self._point = make_point(self.manifest, find_point(self.manifest, policy), {})
-        self._engine: Engine | None = Engine(self.manifest.program, self._load(session_options))
+        self.prepared = _prepared(bundle, self.provider, session_options, prepare=prepare)
+        graphs, self._shelf = load_graphs(
+            bundle,
+            threads=self.threads,
+            provider=self.provider,
+            session_options=session_options,
+            prepared={} if self.prepared is None else self.prepared.graphs,
+            memory_budget_mb=memory_budget_mb,
+        )
+        self._engine: Engine | None = Engine(self.manifest.program, graphs)
         self._text: TextEncoder | None = None
         if bundle.has(TOKENIZER_NAME):
             facts = self.manifest.encoder
             self._text = TextEncoder(
                 bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
             )
-
-    def _load(self, session_options: onnxruntime.SessionOptions | None) -> dict[str, Graph]:
-        """Loads the graphs, by path; those of layers that are there in two forms when they are first needed."""
-
-        def load(path: str) -> Graph:
-            return make_graph(
-                self.bundle.read(path),
-                name=str(self.bundle.path / path),
-                threads=self.threads,
-                provider=self.provider,
-                session_options=session_options,
-            )
-
-        program = self.manifest.program
-        twofold = {step.layer for step in program if step.part == "fused"}
-        graphs: dict[str, Graph] = {}
-        for step in program:
-            if step.graph is None or step.graph in graphs:
-                continue
-            if step.kind == "layer" and step.layer in twofold:
-                self.bundle.read(step.graph)  # a damaged file is refused now, not when it is needed
-                graphs[step.graph] = LateGraph(partial(load, step.graph))
-            else:
-                graphs[step.graph] = load(step.graph)
-        return graphs
 
     @classmethod
     def from_pretrained(
@@ -103,6 +93,8 @@ class Program:
         provider: str = "cpu",
         session_options: onnxruntime.SessionOptions | None = None,
         compact: bool = True,
+        prepare: bool = False,
+        memory_budget_mb: float | None = None,
     ) -> _P:
         """Opens a bundle.
 
@@ -110,13 +102,17 @@ class Program:
             path: A bundle folder, or the hub id of one.
             policy: Name of an operating point in the bundle, or of a policy.
             threads: Threads inside an operator; None takes what the process may use.
-            provider: `cpu` or `cuda`.
+            provider: A file in `edgebert/runtime/providers`, such as `cpu`, or ONNX Runtime's name of it.
             session_options: ONNX Runtime options to use instead of ours.
             compact: Let finished rows leave their batch at once.
+            prepare: Prepare the graphs for this machine first, unless that was done (`edgebert prepare`). What was
+                prepared is used in any case.
+            memory_budget_mb: What the loaded graphs may hold together, in millions of bytes: they are loaded when they
+                are first run, and those that run least are let go. None loads them all, at once.
 
         Raises:
             BundleError: There is no bundle, or it is refused.
-            ConfigError: The policy or provider is unknown.
+            ConfigError: The policy or provider is unknown, or the memory budget has no room for a graph alone.
             MissingExtraError: The provider, or what a hub id needs, is not installed.
         """
         return cls(
@@ -126,7 +122,14 @@ class Program:
             provider=provider,
             session_options=session_options,
             compact=compact,
+            prepare=prepare,
+            memory_budget_mb=memory_budget_mb,
         )
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What the graphs that load late hold, and how far that is within the memory budget."""
+        return self._shelf.use
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -340,6 +343,17 @@ class Program:
         if self._engine is None:
             raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
         return self._engine
+
+
+def _prepared(
+    bundle: Bundle, provider: str, session_options: onnxruntime.SessionOptions | None, *, prepare: bool
+) -> Prepared | None:
+    """Returns the bundle's prepared graphs, if there are any that its sessions would be made from."""
+    if provider != "cpu" or session_options is not None:
+        if prepare:
+            raise ConfigError("prepare: goes with the provider cpu and our own session options.")
+        return None
+    return prepare_bundle(bundle) if prepare else find_prepared(bundle)
 
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:

@@ -31,7 +31,7 @@ def drop(values: Values, keep: NDArray[np.int64]) -> tuple[NDArray[np.int64], ND
     mask = values["attention_mask"] != 0
     if "restored" not in values:
         places = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
-        values.update(token_places=places, restored=values["hidden"].copy(), all_tokens=values["attention_mask"])
+        values.update(token_places=places, restored=np.array(values["hidden"]), all_tokens=values["attention_mask"])
     kept = most_received(np.where(mask, values["received"], -np.inf), keep)
     row, place = np.nonzero(mask & ~kept)
     gone = row, values["token_places"][row, place]

@@ -17,7 +17,6 @@ from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.outcome import Outcome
-from edgebert.runtime.sessions import Graph
 from edgebert.training.operating_points import cost_ratios
 from edgebert.verify import differing_rows
 
@@ -140,7 +139,7 @@ def selecting() -> list[CompiledStep]:
     return steps
 
 
-class TorchGraph(Graph):
+class TorchGraph:
     """A torch module where the engine expects a graph."""
 
     def __init__(self, step: CompiledStep) -> None:

@@ -22,7 +22,7 @@ from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, 
 from edgebert.export import export_model
 from edgebert.measure import measure
 from edgebert.output import Reporter
-from edgebert.runtime.sessions import Graph
+from edgebert.runtime.graphs import Graph
 from edgebert.tasks import load_task
 from edgebert.tune import trials as trials_module
 from edgebert.tune import tuning_table

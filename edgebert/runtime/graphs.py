@@ -1,0 +1,206 @@
+"""A graph as the engine sees it, those loaded when they are first needed, and the shelf that keeps them in a budget."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgebert.errors import ConfigError
+from edgebert.text import Values
+
+
+class Graph(Protocol):
+    """One graph of a bundle, ready to run. Safe to run from several threads."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the values it reads."""
+        ...
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the graph itself calls its outputs, in order."""
+        ...
+
+    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
+        """Runs the graph.
+
+        Args:
+            values: Arrays by name; those that are inputs of the graph are read.
+            names: What to call the outputs, in the graph's order.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What the graphs of a model hold.
+
+    Attributes:
+        budget_mb: What they may hold, in millions of bytes; None: no limit.
+        loaded_mb: What those hold that are loaded now.
+        peak_mb: The most they ever held at once, with what loading takes on the way.
+        loads: How often a graph was loaded.
+        drops: How often one was let go to make room.
+    """
+
+    budget_mb: float | None
+    loaded_mb: float
+    peak_mb: float
+    loads: int
+    drops: int
+
+
+class Shelf:
+    """The loaded graphs of a model, kept within a budget.
+
+    When there is no room, the graph that ran the fewest times is let go, of equals the one that ran last: layers run
+    in turn, so that it is the one whose next turn is farthest away. A graph that is running is never let go.
+    """
+
+    def __init__(self, budget_bytes: int | None = None, on_drop: Callable[[], None] = lambda: None) -> None:
+        """Makes an empty shelf.
+
+        Args:
+            budget_bytes: What the loaded graphs may hold together; None: no limit.
+            on_drop: Called after graphs were let go.
+        """
+        self._budget_bytes = budget_bytes
+        self._on_drop = on_drop
+        self._changed = threading.Condition()
+        self._loaded: dict[LateGraph, int] = {}
+        self._peak_bytes = 0
+        self._loads = 0
+        self._drops = 0
+        self._clock = 0
+
+    @property
+    def use(self) -> MemoryUse:
+        """What the graphs hold now, and held at most."""
+        with self._changed:
+            budget = None if self._budget_bytes is None else self._budget_bytes / 1e6
+            loaded = sum(self._loaded.values()) / 1e6
+            return MemoryUse(budget, loaded, self._peak_bytes / 1e6, self._loads, self._drops)
+
+    def check(self, graph: LateGraph) -> None:
+        """Refuses a graph that the budget has no room for even alone.
+
+        Raises:
+            ConfigError: Its loading takes more than the budget.
+        """
+        if self._budget_bytes is not None and graph.loading_bytes > self._budget_bytes:
+            raise ConfigError(
+                f"memory_budget_mb: {graph.name} alone takes {graph.loading_bytes / 1e6:.1f} MB to load, the budget is "
+                f"{self._budget_bytes / 1e6:.1f}; give more, or prepare the bundle (edgebert prepare) to need less."
+            )
+
+    @contextlib.contextmanager
+    def running(self, graph: LateGraph) -> Iterator[Graph]:
+        """Gives the loaded graph for as long as the context lasts."""
+        with self._changed:
+            loaded = graph.loaded or self._load(graph)
+            self._clock += 1
+            graph.runs, graph.last_run, graph.users = graph.runs + 1, self._clock, graph.users + 1
+        try:
+            yield loaded
+        finally:
+            with self._changed:
+                graph.users -= 1
+                self._changed.notify_all()
+
+    def load(self, graph: LateGraph) -> Graph:
+        """Loads a graph now, unless that was done."""
+        with self._changed:
+            return graph.loaded or self._load(graph)
+
+    def _load(self, graph: LateGraph) -> Graph:
+        """Makes room and loads; the lock is held, but while waiting for a graph that is running."""
+        while self._budget_bytes is not None and sum(self._loaded.values()) + graph.loading_bytes > self._budget_bytes:
+            idle = [other for other in self._loaded if not other.users]
+            if idle:
+                self._drop(min(idle, key=lambda other: (other.runs, -other.last_run)))
+            else:
+                self._changed.wait()
+            if graph.loaded is not None:
+                return graph.loaded
+        self._peak_bytes = max(self._peak_bytes, sum(self._loaded.values()) + graph.loading_bytes)
+        graph.loaded = graph.make()
+        self._loaded[graph] = graph.size_bytes
+        self._loads += 1
+        return graph.loaded
+
+    def _drop(self, graph: LateGraph) -> None:
+        graph.loaded = None
+        del self._loaded[graph]
+        self._drops += 1
+        self._on_drop()
+
+
+class LateGraph:
+    """A graph that is loaded when it is first run, for those that a device may never need.
+
+    Attributes:
+        name: What messages call it.
+        make: Loads it.
+        size_bytes: What it holds once loaded.
+        loading_bytes: What loading it takes, itself included.
+        loaded: The graph while it is loaded; the shelf's.
+        runs: How often it ran.
+        last_run: When it ran last, as the shelf counts runs.
+        users: How many threads are running it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Graph],
+        *,
+        shelf: Shelf | None = None,
+        name: str = "",
+        size_bytes: int = 0,
+        loading_bytes: int = 0,
+    ) -> None:
+        self.name = name
+        self.make = make
+        self.size_bytes = size_bytes
+        self.loading_bytes = loading_bytes
+        self.loaded: Graph | None = None
+        self.runs = self.last_run = self.users = 0
+        self._shelf = shelf or Shelf()
+        self._shelf.check(self)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it is loaded now."""
+        return self.loaded is not None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the values it reads; loads the graph."""
+        return self.load().inputs
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the graph itself calls its outputs, in order; loads the graph."""
+        return self.load().outputs
+
+    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
+        """Runs the graph; see `Graph.run`.
+
+        Raises:
+            BundleError: Its file was changed or removed since the bundle was opened.
+        """
+        with self._shelf.running(self) as graph:
+            return graph.run(values, names)
+
+    def load(self) -> Graph:
+        """Loads the graph now, unless that was done, and returns it.
+
+        Raises:
+            BundleError: ONNX Runtime cannot load it, or its file was changed or removed since the bundle was opened.
+        """
+        return self._shelf.load(self)
