@@ -89,6 +89,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         opset: ONNX operator set of every graph.
+        precision: `fp16` halves weights and hidden states, for GPUs; what decides stays fp32.
         link: Put an exit that every row needs into the graph of the layer before it: one call instead of two.
         whole_model: Write `onnx/model.onnx` too, for methods that have a whole-model form.
         verify_samples: Random inputs on which torch and the bundle are compared before the bundle is published.
@@ -97,6 +98,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     opset: int = 23
+    precision: Literal["fp32", "fp16"] = "fp32"
     link: bool = True
     whole_model: bool = True
     verify_samples: int = 64

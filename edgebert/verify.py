@@ -6,7 +6,7 @@ early stops with the full torch model, and the engine under the method's rule wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,17 @@ from edgebert.tasks import load_task
 from edgebert.text import Values
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep
 
 MARGIN = 1.0e-5
-PER_TOKEN = ("hidden", "attended", "received")
+HALF_TOLERANCE = 5.0e-2
+"""The least that fp16, which keeps 11 bits of a number, is allowed: hidden states are up to 20. Its decisions are
+compared where a difference as large as the tolerance would not change them."""
+
+STATES = ("hidden", "attended")
+PER_TOKEN = (*STATES, "received")
 """Values that mean nothing where a row has no token."""
 
 _ROWS = 8
@@ -139,7 +146,8 @@ def compare(
         model: The torch model, on the CPU.
         bundle: The bundle made from it.
         samples: How many inputs.
-        tolerance: Largest allowed absolute difference; of single values, relative to the largest (at least 1).
+        tolerance: Largest allowed absolute difference; of single values, relative to the largest (at least 1). A
+            bundle in fp16 is allowed `HALF_TOLERANCE` at least.
         seed: Of the inputs.
         max_tokens: Longest input.
         name: What messages call the bundle; None takes its path.
@@ -154,6 +162,9 @@ def compare(
     from edgebert.methods._reference import run_reference
 
     manifest, name = bundle.manifest, name or str(bundle.path)
+    is_half = manifest.precision == "fp16"
+    tolerance = max(tolerance, HALF_TOLERANCE) if is_half else tolerance
+    margin = tolerance if is_half else MARGIN
     _check_shapes(model, manifest, name)
     values = load_task(manifest.task).values
     model.eval()
@@ -184,7 +195,7 @@ def compare(
             runtime.set_policy(manifest.rule.policy, **manifest.rule.knobs)
             decided = runtime.forward(**inputs)
             differs = differing_rows(expected_under_rule, decided)
-            unstable = within_margin(policy, decisions, manifest.encoder.layers, rng)
+            unstable = within_margin(policy, decisions, manifest.encoder.layers, rng, margin=margin)
             compared += len(differs)
             near += int(unstable.sum())
             differing += int((differs & ~unstable).sum())
@@ -274,7 +285,7 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         if step.module is None:
             continue
         if stored.graph is not None:
-            outputs = graphs[stored.graph].run({k: v.numpy() for k, v in values.items()}, stored.outputs)
+            outputs = graphs[stored.graph].run(_as_stored(values, bundle.manifest), stored.outputs)
         with torch.no_grad():
             expected = step.module(*(values[name] for name in step.inputs))
         named = dict(zip(step.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
@@ -286,6 +297,14 @@ def compare_graphs(steps: Sequence[CompiledStep], bundle: Bundle, graphs: dict[s
         if step.kind == "select" and step.choice is not None:
             values[step.choice] = (torch.arange(rows)[:, None] + torch.arange(step.choices)) % 2 == 0
     return largest
+
+
+def _as_stored(values: Mapping[str, Tensor], manifest: Manifest) -> Values:
+    """Returns torch's values as the graphs take them."""
+    in_half = STATES if manifest.precision == "fp16" else ()
+    return {
+        name: value.numpy().astype(np.float16) if name in in_half else value.numpy() for name, value in values.items()
+    }
 
 
 def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
@@ -307,11 +326,16 @@ def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDA
 
 
 def within_margin(
-    policy: Policy, decisions: Sequence[Decision], layers: int, rng: np.random.Generator, draws: int = 8
+    policy: Policy,
+    decisions: Sequence[Decision],
+    layers: int,
+    rng: np.random.Generator,
+    draws: int = 8,
+    margin: float = MARGIN,
 ) -> NDArray[np.bool_]:
-    """Says which rows lie so near a border that a change of 1e-5 in what decides changes path or label, bool [rows].
+    """Says which rows lie so near a border that a `margin` in what decides changes path or label, bool [rows].
 
-    Single values change by 1e-5 of the largest, where that is more than 1.
+    Single values change by that share of the largest, where that is more than 1.
     """
     followed = follow(policy, decisions, layers)
     unstable = np.zeros(len(followed.exit_layer), np.bool_)
@@ -320,7 +344,7 @@ def within_margin(
             replace(
                 decision,
                 outputs={
-                    name: value + MARGIN * _unit(name, value) * rng.choice([-1.0, 1.0], value.shape)
+                    name: value + margin * _unit(name, value) * rng.choice([-1.0, 1.0], value.shape)
                     for name, value in decision.outputs.items()
                 },
             )

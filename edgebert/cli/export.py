@@ -17,6 +17,7 @@ from edgebert.output import ConsoleReporter
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Take the section `export` of this file.")
 @click.option("--method", help="The method, for random:SHAPE, such as random:minilm-l6.")
 @click.option("--opset", type=int, help="ONNX operator set.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of weights and states; fp16 is for GPUs.")
 @click.option("--link/--no-link", default=None, help="Join each exit with the layer before it: one call, not two.")
 @click.option("--verify-samples", type=int, help="Random inputs on which torch and the bundle are compared.")
 @click.option("--tolerance", type=float, help="Largest difference the comparison allows.")
@@ -28,6 +29,7 @@ def command(
     config: Path | None,
     method: str | None,
     opset: int | None,
+    precision: str | None,
     link: bool | None,
     verify_samples: int | None,
     tolerance: float | None,
@@ -38,7 +40,13 @@ def command(
     from edgebert.config import read_config
 
     given = read_config(config).export if config else None
-    overrides = {"opset": opset, "link": link, "verify_samples": verify_samples, "tolerance": tolerance}
+    overrides = {
+        "opset": opset,
+        "precision": precision,
+        "link": link,
+        "verify_samples": verify_samples,
+        "tolerance": tolerance,
+    }
     for module in ("torch", "transformers", "onnx", "onnxscript"):
         require(module, extra="export", purpose="edgebert export")
     from edgebert.export import export_model

@@ -31,6 +31,7 @@ from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_c
 from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError
+from edgebert.export.half import half_graph
 from edgebert.export.link import GraphPlan, plan_graphs
 from edgebert.export.pieces import pieces_graph
 from edgebert.export.shapes import PREFIX, random_encoder
@@ -114,10 +115,12 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans if plan.module is not None}
     with reporter.track("export", len(graphs) + has_whole) as advance:
         for path, plan in graphs.items():
-            files[path] = _write_graph(_graph(plan, shape, settings.opset), plan.inputs, plan.outputs, folder / path)
+            graph = _in_precision(_graph(plan, shape, settings.opset), settings)
+            files[path] = _write_graph(graph, plan.inputs, plan.outputs, folder / path)
             advance(1, plan.step.file)
         if has_whole:
             whole = trace_module(model, shape.input_names, ("logits",), config=shape, opset=settings.opset)
+            whole = _in_precision(whole, settings)
             files[WHOLE_MODEL_NAME] = _write_graph(whole, shape.input_names, ("logits",), folder / WHOLE_MODEL_NAME)
             advance(1, "whole model")
     if TOKENIZER_NAME in checkpoint.tokenizer:
@@ -148,6 +151,10 @@ def _graph(plan: GraphPlan, shape: EncoderConfig, opset: int) -> onnx.ModelProto
         return pieces_graph(plan, config=shape, opset=opset)
     assert plan.module is not None
     return trace_module(plan.module, plan.inputs, plan.outputs, config=shape, opset=opset)
+
+
+def _in_precision(graph: onnx.ModelProto, settings: ExportConfig) -> onnx.ModelProto:
+    return half_graph(graph) if settings.precision == "fp16" else graph
 
 
 def _write_graph(model: onnx.ModelProto, inputs: tuple[str, ...], outputs: tuple[str, ...], path: Path) -> FileFacts:
@@ -215,7 +222,7 @@ def _manifest(
         rule=OperatingPoint(policy=policy, knobs=knobs),
         policies=policies_for(facts.config.method_name, facts.config.train.task),
         operating_points=facts.operating_points,
-        precision="fp32",
+        precision=settings.precision,
         opset=settings.opset,
         files=files,
         provenance=Provenance(versions=_versions(), seed=facts.seed),
