@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import EncoderFacts
@@ -35,7 +34,7 @@ def check_ids(facts: EncoderFacts, ids: NDArray[Any], mask: NDArray[Any], types:
         raise DataError(f"input_ids: expected ids of 0 to {facts.vocabulary_size - 1}, got {ids.min()} to {ids.max()}.")
     if facts.token_types > 1 and (types.min() < 0 or types.max() >= facts.token_types):
         raise DataError(f"token_type_ids: expected 0 to {facts.token_types - 1}, got up to {types.max()}.")
-    if not np.isin(mask, (0, 1)).all():
+    if mask.min() < 0 or mask.max() > 1:
         raise DataError(f"attention_mask: expected 0 and 1, got {mask.min()} to {mask.max()}.")
     if not mask.any(axis=1).all():
         raise DataError("attention_mask: a row is all padding.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgebert.errors import ConfigError, DataError
 from edgebert.runtime.program import Program
 from edgebert.runtime.results import Answer, Cost, Prediction, answer_of, costs_of, prediction_of
 from edgebert.tasks import Asked, Candidate
-from edgebert.text import Text
+from edgebert.text import Encoded, Text
 
 _RESULTS: dict[Asked, Callable[..., Prediction | Answer]] = {"texts": prediction_of, "questions": answer_of}
 
@@ -145,24 +146,42 @@ class EdgeModel(Program):
     ) -> Iterator[Prediction | Answer]:
         """Answers an iterable of any length in bounded memory, in order.
 
+        While one window is answered, the next has been read and is being tokenized; with a window of 1 nothing is read
+        ahead.
+
         Args:
             texts: Texts or pairs; of a model that answers questions, pairs of a question and its passage.
             top_k: Also give this many best answers.
             batch_size: Most texts in a batch.
             max_length: Cut texts to this many tokens.
-            window: How many texts are read ahead and sorted by length.
+            window: How many texts are sorted by length together.
         """
         if window < 1:
             raise ConfigError(f"window: expected 1 or more, got {window}.")
         if isinstance(texts, str):
             raise DataError("expected texts, got one str; write [text].")
+        self._check_top_k(top_k)
         result = _RESULTS[self._task.ASKED]
-        iterator = iter(texts)
-        number = 0
-        while chunk := list(itertools.islice(iterator, window)):
-            ranked = self._rank(chunk, top_k, batch_size, max_length, first=number)
+        for rows in self._tokenized(texts, window, max_length):
+            ranked = self._ranked(rows, top_k, batch_size)
             yield from (result(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked)
-            number += len(chunk)
+
+    def _tokenized(self, texts: Iterable[Text], window: int, max_length: int | None) -> Iterator[Sequence[Encoded]]:
+        """Gives the rows of one window of texts after the other, the next of them being made meanwhile."""
+        iterator = iter(texts)
+        chunks = iter(lambda: list(itertools.islice(iterator, window)), [])
+        firsts = itertools.count(0, window)
+        if window == 1:
+            yield from (self.encode(c, max_length=max_length, first=f) for c, f in zip(chunks, firsts, strict=False))
+            return
+        with ThreadPoolExecutor(1, "edgebert-tokenize") as worker:
+            waiting: Future[Sequence[Encoded]] | None = None
+            for chunk, first in zip(chunks, firsts, strict=False):
+                before, waiting = waiting, worker.submit(self.encode, chunk, max_length=max_length, first=first)
+                if before is not None:
+                    yield before.result()
+            if waiting is not None:
+                yield waiting.result()
 
     def predict(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
@@ -220,12 +239,19 @@ class EdgeModel(Program):
         max_length: int | None,
         *,
         show_progress: bool = False,
-        first: int = 0,
     ) -> list[tuple[list[Candidate], Cost]]:
         """Returns the best answers of each text, and what it cost."""
+        self._check_top_k(top_k)
+        rows = self.encode(texts, max_length=max_length)
+        return self._ranked(rows, top_k, batch_size, show_progress=show_progress)
+
+    def _check_top_k(self, top_k: int | None) -> None:
         if top_k is not None and not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
-        rows = self.encode(texts, max_length=max_length, first=first)
+
+    def _ranked(
+        self, rows: Sequence[Encoded], top_k: int | None, batch_size: int, *, show_progress: bool = False
+    ) -> list[tuple[list[Candidate], Cost]]:
         outcome = self.run_encoded(rows, batch_size=batch_size, show_progress=show_progress)
         ranked = self._task.ranked(outcome.scores, rows, self.labels, top_k or 1)
         full = self.full_macs([len(row.ids) for row in rows])

@@ -2,7 +2,8 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from edgebert import EdgeModel
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint, encode_manifest
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
+from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.results import Prediction
 from edgebert.tasks.classification import softmax
+from edgebert.text import Encoded, Text
 
 
 @pytest.fixture
@@ -168,7 +171,8 @@ def test_stream_equals_call(model: EdgeModel, texts: list[str], window: int) -> 
     assert all(_close(a, b) for a, b in zip(results, model(texts), strict=True))
 
 
-def test_stream_reads_no_more_than_a_window_ahead(model: EdgeModel) -> None:
+@pytest.mark.parametrize(("window", "most_ahead"), [(1, 0), (8, 16)])
+def test_stream_reads_no_more_than_the_next_window_ahead(model: EdgeModel, window: int, most_ahead: int) -> None:
     read = 0
 
     def endless() -> Iterator[str]:
@@ -177,7 +181,7 @@ def test_stream_reads_no_more_than_a_window_ahead(model: EdgeModel) -> None:
             read += 1
             yield "a good film"
 
-    stream = model.stream(endless(), window=8)
+    stream = model.stream(endless(), window=window)
 
     ahead = []
     for done, _ in enumerate(stream, start=1):
@@ -185,8 +189,33 @@ def test_stream_reads_no_more_than_a_window_ahead(model: EdgeModel) -> None:
         if done == 40:
             break
 
-    assert max(ahead) <= 8
-    assert read == 40
+    assert max(ahead) <= most_ahead
+    assert read <= 40 + window
+
+
+def test_stream_tokenizes_the_next_window_while_one_is_answered(
+    model: EdgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_is_tokenized = threading.Event()
+    encode, run = model.encode, model.run_encoded
+
+    def encode_and_say(texts: Sequence[Text], **options: Any) -> Sequence[Encoded]:
+        rows = encode(texts, **options)
+        if "boring" in texts:
+            second_is_tokenized.set()
+        return rows
+
+    def run_when_it_is(rows: Sequence[Encoded], **options: Any) -> Outcome:
+        assert second_is_tokenized.wait(30)
+        return run(rows, **options)
+
+    expected = model.predict(["good", "moving", "boring"])
+    monkeypatch.setattr(model, "encode", encode_and_say)
+    monkeypatch.setattr(model, "run_encoded", run_when_it_is)
+
+    answers = list(model.stream(["good", "moving", "boring"], window=2))
+
+    assert [answer.to_dict()["label"] for answer in answers] == expected
 
 
 @pytest.mark.parametrize("window", [0, -1])

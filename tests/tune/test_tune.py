@@ -22,7 +22,7 @@ from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, 
 from edgebert.export import export_model
 from edgebert.measure import measure
 from edgebert.output import Reporter
-from edgebert.runtime.graphs import Graph
+from edgebert.runtime.sessions import SessionGraph
 from edgebert.tasks import load_task
 from edgebert.tune import trials as trials_module
 from edgebert.tune import tuning_table
@@ -213,7 +213,7 @@ def test_in_place_only_the_manifest_and_the_card_change(source: Path, data: Path
 def test_in_place_is_all_or_nothing(source: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (source / MANIFEST_NAME).read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -258,14 +258,14 @@ def test_budget_is_met_when_measured_again(budget: str, source: Path, data: Path
 def work_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     """A clock that goes on by a ms with every row through a graph, so that times are known and depend on the work."""
     done = 0.0
-    run = Graph.run
+    run = SessionGraph.run
 
-    def counted(graph: Graph, values: Any, names: Any) -> Any:
+    def counted(graph: SessionGraph, values: Any, names: Any) -> Any:
         nonlocal done
         done += 0.001
         return run(graph, values, names)
 
-    monkeypatch.setattr(Graph, "run", counted)
+    monkeypatch.setattr(SessionGraph, "run", counted)
     return lambda: done
 
 
