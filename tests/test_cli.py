@@ -427,3 +427,83 @@ def test_report_mistake_is_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGEBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_prepare_then_run(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+    _, before, _ = invoke("run", dact_bundle, "a gripping film", "--json")
+    code, out, err = invoke("prepare", dact_bundle)
+
+    assert code == 0
+    assert f"prepared in {empty_cache}" in out
+    assert f"next: edgebert run {dact_bundle} TEXT" in err
+    assert invoke("run", dact_bundle, "a gripping film", "--json")[1] == before
+    assert f"prepared: {empty_cache}" in invoke("info", dact_bundle)[1]
+
+
+def test_prepare_json_and_check(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+    code, out, err = invoke("prepare", dact_bundle, "--check")
+    assert (code, out) == (3, "")
+    assert "nothing prepared, or changed; run: edgebert prepare" in err
+
+    _, out, _ = invoke("prepare", dact_bundle, "--json")
+    facts = json.loads(out)
+    assert facts["schema"] == "edgebert.prepare/1"
+    assert Path(facts["folder"]).parent.parent == empty_cache
+    assert facts["size_mb"] > 0
+
+    code, out, _ = invoke("prepare", dact_bundle, "--check")
+    assert code == 0
+    assert "graphs are as they were prepared in" in out
+
+
+def test_prepare_wrong_options(invoke: Invoke, dact_bundle: Path) -> None:
+    code, _, err = invoke("prepare", dact_bundle, "--check", "--force")
+
+    assert code == 2
+    assert "--check and --force" in err
+
+
+def test_run_prepares_when_asked_and_keeps_a_budget(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+    code, _, err = invoke("run", dact_bundle, "good", "--prepare", "--memory-budget-mb", 5)
+
+    assert code == 0
+    assert any(empty_cache.rglob("*.bin"))
+    assert "note: graphs held " in err
+    assert " MB at most, and were loaded " in err
+
+
+def test_run_with_too_small_a_budget(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+    code, out, err = invoke("run", dact_bundle, "good", "--memory-budget-mb", 0.01)
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: memory_budget_mb: ")
+    assert "edgebert prepare" in err
+
+
+def test_info_of_this_machine(invoke: Invoke, empty_cache: Path) -> None:
+    code, out, _ = invoke("info")
+    assert code == 0
+    assert "| cpu " in out
+    assert f"prepared graphs: {empty_cache}" in out
+
+    facts = json.loads(invoke("info", "--json")[1])
+    assert facts["providers"]["cpu"] is None
+    assert set(facts["providers"]) >= {"cpu", "cuda", "openvino", "openvino_bf16"}
+
+
+def test_run_with_a_provider(invoke: Invoke, dact_bundle: Path) -> None:
+    expected = json.loads(invoke("run", dact_bundle, "a gripping film", "--json")[1])["rows"][0]["label"]
+
+    code, out, _ = invoke("run", dact_bundle, "a gripping film", "--provider", "openvino", "--json")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["label"] == expected
+
+    code, _, err = invoke("run", dact_bundle, "good", "--provider", "openvin")
+    assert code == 2
+    assert "unknown provider 'openvin'. Did you mean 'openvino'?" in err

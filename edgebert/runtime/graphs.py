@@ -99,6 +99,12 @@ class Shelf:
                 f"{self._budget_bytes / 1e6:.1f}; give more, or prepare the bundle (edgebert prepare) to need less."
             )
 
+    def clear(self) -> None:
+        """Lets every graph go that is not running."""
+        with self._changed:
+            for graph in [graph for graph in self._loaded if not graph.users]:
+                self._drop(graph)
+
     @contextlib.contextmanager
     def running(self, graph: LateGraph) -> Iterator[Graph]:
         """Gives the loaded graph for as long as the context lasts."""

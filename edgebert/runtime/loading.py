@@ -81,8 +81,7 @@ def _late(
     bundle: Bundle, path: str, load: Callable[[], Graph], prepared: Mapping[str, Path], shelf: Shelf, factor: float
 ) -> LateGraph:
     if path in prepared:
-        file = prepared[path]
-        size = loading = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
+        size = loading = bundle.manifest.files[path].bytes  # what is laid out is read, and is as large
     else:
         size = len(bundle.read(path))  # a damaged file is refused now, not when it is needed
         loading = round(factor * size)

@@ -325,6 +325,7 @@ class Program:
     def close(self) -> None:
         """Lets the sessions go; later calls raise."""
         self._engine = None
+        self._shelf.clear()
 
     def __enter__(self: _P) -> _P:
         return self
