@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from edgebert import registry
 from edgebert.bundle import Bundle
@@ -29,8 +30,17 @@ from edgebert.policies import DropPosition, ExitPosition, GatePosition
 from edgebert.single._graph import BOOL, FLOAT, INT64, Graph, Value
 from edgebert.single._rule import Outputs, Rule, State
 
-def compose(bundle: Bundle, policy: str, knobs: Knobs, facts: Mapping[str, str], *, requires_knobs: bool) -> bytes:
-    """Returns the bytes of a bundle's single-file form.
+
+@dataclass(frozen=True)
+class Composed:
+    """A single file: its bytes, and the values that its policy's inputs have by default, by name."""
+
+    data: bytes
+    knobs: dict[str, NDArray[Any]]
+
+
+def compose(bundle: Bundle, policy: str, knobs: Knobs, facts: Mapping[str, str], *, requires_knobs: bool) -> Composed:
+    """Returns a bundle's single-file form.
 
     Args:
         bundle: The bundle.
@@ -39,7 +49,9 @@ def compose(bundle: Bundle, policy: str, knobs: Knobs, facts: Mapping[str, str],
         facts: What the file says of itself.
         requires_knobs: Give no input a default.
     """
-    return _Composer(bundle, policy, knobs, requires_knobs=requires_knobs).write(facts)
+    composer = _Composer(bundle, policy, knobs, requires_knobs=requires_knobs)
+    data = composer.write(facts)
+    return Composed(data, composer.rule.defaults)
 
 
 @dataclass
@@ -194,6 +206,11 @@ class _Composer:
 
     def _embed(self, step: Step, row: _Row) -> None:
         row.values.update(self._run(step, row.values))
+        if self.rule.drops:
+            hidden, zero, one = row.values["hidden"], self.graph.constant(0, INT64), self.graph.constant(1, INT64)
+            row.values["restored"] = _rows(hidden)
+            tokens = hidden.apply("Shape", kind=INT64, start=1, end=2).apply("Squeeze")
+            row.values["places"] = zero.apply("Range", tokens, one)
 
     def _plan(self, step: Step, row: _Row) -> None:
         plan = self.rule.plan(self._later(step, row.values), self.layers)
@@ -233,43 +250,52 @@ class _Composer:
             row.exit_layer = (self._numbers() * self._wanted_layers().cast(INT64)).max()
 
     def _layer(self, step: Step, row: _Row) -> None:
-        is_in_parts = self.rule.selects or self.rule.drops
-        if (step.part == "fused") == is_in_parts and step.part != "whole":
-            return
-        wanted = self.wanted.get(step.layer)
-        if wanted is None:
+        if step.part == "whole":
+            self._whole_layer(step, row)
+        elif self.rule.drops and step.part == "attention":
+            self._dropping_layer(step, row)
+        elif not self.rule.drops and (step.part == "fused") != self.rule.selects:
+            row.values.update(self._run(step, row.values))
+
+    def _whole_layer(self, step: Step, row: _Row) -> None:
+        """Runs a layer, or leaves it out."""
+        if step.layer not in self.wanted:
             row.values.update(self._run(step, row.values))
             return
         before = [row.values[name] for name in step.outputs]
-        made = self.graph.branch(wanted, lambda: list(self._run(step, row.values).values()), lambda: before)
+        made = self.graph.branch(
+            self.wanted[step.layer], lambda: list(self._run(step, row.values).values()), lambda: before
+        )
         row.values.update(zip(step.outputs, made, strict=True))
 
+    def _dropping_layer(self, attention: Step, row: _Row) -> None:
+        """Runs a layer in parts, between which tokens go, or as one graph where all of them go on."""
+        same_layer = {
+            step.part: step for step in self.program if step.layer == attention.layer and step.kind == "layer"
+        }
+        left = row.values.get("tokens_left", self.tokens)
+        keep = self.rule.keep(DropPosition(attention.layer, self.layers), self.tokens).at_least(1).at_most(left)
+        names = ("hidden", "attention_mask", "restored", "places")
+
+        def parts() -> list[Value]:
+            values = {**row.values, **self._run(attention, row.values)}
+            _let_go(values, keep)
+            values.update(self._run(same_layer["feed_forward"], values))
+            return [values[name] for name in names]
+
+        def fused() -> list[Value]:
+            values = {**row.values, **self._run(same_layer["fused"], row.values)}
+            return [values[name] for name in names]
+
+        made = self.graph.branch(keep < left, parts, fused) if "fused" in same_layer else parts()
+        row.values.update(zip(names, made, strict=True), tokens_left=keep)
+
     def _drop(self, step: Step, row: _Row) -> None:
-        """Lets the tokens that received the most go on; what the others were stays in `restored`, [tokens, hidden]."""
-        if not self.rule.drops:
-            return
-        values = row.values
-        mask, hidden = values["attention_mask"], values["hidden"]
-        left = values.get("tokens_left", self.tokens)
-        keep = self.rule.keep(DropPosition(step.layer, self.layers), self.tokens).at_least(1).at_most(left)
-        is_there = mask.equals(1)
-        received = is_there.apply(
-            "Where", values["received"], self.graph.constant(-float("inf"), FLOAT), kind=values["received"].type
-        )
-        _, most = received.top(keep)
-        places, _ = most.reshape(-1).top(keep, largest=False)
-        if "places" in values:
-            values["restored"] = _put(values["restored"], values["places"], hidden)
-            values["places"] = values["places"].take(places, axis=0)
-        else:
-            values["restored"], values["places"] = _rows(hidden), places
-        values["attended"] = values["attended"].take(places, axis=1)
-        values["attention_mask"] = mask.take(places, axis=1)
-        values["tokens_left"] = keep
+        """Nothing: it was done in the layer."""
 
     def _restore(self, step: Step, row: _Row) -> None:
-        values = row.values
         if self.rule.drops:
+            values = row.values
             restored = _put(values["restored"], values["places"], values["hidden"])
             values["hidden"] = restored.apply("Unsqueeze", self.graph.constant([0], INT64))
             values["attention_mask"] = self.inputs["attention_mask"]
@@ -301,6 +327,24 @@ class _Later(Mapping[str, Value]):
 def _rows(hidden: Value) -> Value:
     """Returns hidden states of the one row, float [tokens, hidden]."""
     return hidden.apply("Squeeze", hidden.graph.constant([0], INT64))
+
+
+def _let_go(values: dict[str, Value], keep: Value) -> None:
+    """Lets the tokens that received the most go on; of all tokens, `restored` has the last states, float [tokens, hidden].
+
+    Args:
+        values: `received` says which; `attended` and `attention_mask` lose the others. `places` says where the tokens
+            left stood, int64 [tokens left].
+        keep: How many go on, int64 [1].
+    """
+    mask, received = values["attention_mask"], values["received"]
+    nothing = received.graph.constant(-float("inf"), received.type)
+    _, most = mask.equals(1).apply("Where", received, nothing, kind=received.type).top(keep)
+    left, _ = most.reshape(-1).top(keep, largest=False)
+    values["restored"] = _put(values["restored"], values["places"], values["hidden"])
+    values["places"] = values["places"].take(left, axis=0)
+    values["attended"] = values["attended"].take(left, axis=1)
+    values["attention_mask"] = mask.take(left, axis=1)
 
 
 def _put(restored: Value, places: Value, hidden: Value) -> Value:

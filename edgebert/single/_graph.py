@@ -234,8 +234,9 @@ class Graph:
             results.append(helper.make_tensor_value_info(name, value.type, shape))
         nodes = needed_nodes(self._scopes[0], set(outputs))
         read = names_read(nodes)
-        constants = [constant for name, constant in self._constants.items() if name in read]
-        graph = helper.make_graph(nodes, "graph", self._inputs, results, [*self._defaults, *constants])
+        inputs = [value for value in self._inputs if value.name in read]
+        constants = [constant for constant in (*self._defaults, *self._constants.values()) if constant.name in read]
+        graph = helper.make_graph(nodes, "graph", inputs, results, constants)
         domains = [helper.make_opsetid(domain, version) for domain, version in sorted(self._domains.items())]
         model = helper.make_model(graph, opset_imports=domains, ir_version=self._ir_version, producer_name="edgebert")
         helper.set_model_props(model, dict(sorted(facts.items())))

@@ -74,14 +74,15 @@ class Rule:
         self.own = own
         self._requires_knobs = requires_knobs
         self._knobs: dict[str, Value] = {}
+        self.defaults: dict[str, NDArray[Any]] = {}
 
     def knob(self, name: str, default: object, *, whole: bool = False, size: int | str = 1) -> Value:
         """Returns a knob as an input of the graph, float64 or, if whole, int64, [size]."""
         if name not in self._knobs:
             kind = INT64 if whole else DOUBLE
             array: NDArray[Any] = np.atleast_1d(np.asarray(default, helper.tensor_dtype_to_np_dtype(kind)))
-            given = None if self._requires_knobs else array
-            self._knobs[name] = self.graph.input(name, kind, [size], given)
+            self.defaults[name] = array
+            self._knobs[name] = self.graph.input(name, kind, [size], None if self._requires_knobs else array)
         return self._knobs[name]
 
     def start(self) -> State:

@@ -15,7 +15,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, Bundle
 from edgebert.bundle.files import check_target
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.candidates import pareto_front
 from edgebert.config import TuneConfig, decode, parse_setting
 from edgebert.data import texts_of
@@ -133,6 +133,8 @@ def tune_bundle(
     if default is not None:
         points["default"] = points[default]
     manifest = opened.manifest
+    if opened.has(SINGLE_NAME):
+        reporter.say(f"{SINGLE_NAME} holds an operating point and is left out: make it again with edgebert export")
     derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
     describe = _Describe(trials, stopwatch)
     return {
