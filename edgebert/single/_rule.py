@@ -1,4 +1,4 @@
-"""What a policy is inside a graph: the same questions as `edgebert.policies.Policy`, answered with nodes for one row."""
+"""What a policy is inside a graph: the questions of `edgebert.policies.Policy`, answered with nodes for one row."""
 
 from __future__ import annotations
 
