@@ -119,7 +119,7 @@ def single_bytes(
     made = compose(bundle, chosen.policy, chosen.knobs, _facts(bundle, chosen), requires_knobs=knobs == "required")
     given = {name: np.asarray(value) for name, value in made.knobs.items()} if knobs == "required" else {}
     name = f"{bundle.path.name}: single file"
-    check_single(made.data, bundle, chosen, given, samples=samples, tolerance=tolerance, name=name)
+    check_single(made.data, bundle, point, given, samples=samples, tolerance=tolerance, name=name)
     if reporter is not None:
         inputs = ", ".join(f"{knob}={value.tolist()}" for knob, value in made.knobs.items()) or "none"
         reporter.say(f"single file: agrees with the bundle on {samples} inputs; policy {chosen.policy}, knobs {inputs}")

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle import Bundle
-from edgebert.bundle.manifest import OperatingPoint
 from edgebert.errors import QualityError
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
@@ -26,7 +25,7 @@ _MOST_TOKENS = 32
 def check_single(
     data: bytes,
     bundle: Bundle,
-    point: OperatingPoint,
+    point: str,
     knobs: Mapping[str, NDArray[Any]],
     *,
     samples: int,
@@ -41,7 +40,7 @@ def check_single(
     Args:
         data: The file's bytes.
         bundle: The bundle.
-        point: What it was made with.
+        point: The operating point or policy it was made with.
         knobs: What its inputs get that have no default.
         samples: Rows compared.
         tolerance: Largest difference of a probability or a value, the latter relative to the largest (at least 1).
@@ -52,8 +51,7 @@ def check_single(
     """
     single = make_graph(data, name=name, threads=1)
     rng = np.random.default_rng(0)
-    with EdgeModel(bundle, policy="never", threads=1) as model:
-        model.set_policy(point.policy, **point.knobs)
+    with EdgeModel(bundle, policy=point, threads=1) as model:
         shaken = [
             model.with_graphs({path: _Shaken(graph, seed) for path, graph in model.graphs.items()})
             for seed in range(_DRAWS)
