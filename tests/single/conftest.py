@@ -71,9 +71,7 @@ def run_single() -> Callable[..., list[dict[str, NDArray[Any]]]]:
         names = [value.name for value in session.get_outputs()]
         read = {value.name for value in session.get_inputs()}
         return [
-            dict(
-                zip(names, session.run(names, {**{k: v for k, v in row.items() if k in read}, **knobs}), strict=True)
-            )
+            dict(zip(names, session.run(names, {**{k: v for k, v in row.items() if k in read}, **knobs}), strict=True))
             for row in rows
         ]
 
