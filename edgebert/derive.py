@@ -27,8 +27,8 @@ def derive(
 ) -> Bundle:
     """Publishes a bundle made of another one. The target may be the source itself, which is then replaced in one step.
 
-    A model card that somebody edited is kept as it is; else it is written anew. The single-file form holds graphs and
-    an operating point, and is left out unless it is given, or none of them is replaced.
+    A model card that somebody edited is kept as it is; else it is written anew. The single-file form holds the
+    graphs and the operating point `default`, and is left out where one of them is replaced and it is not.
 
     Args:
         source: The bundle to start from.
@@ -44,7 +44,7 @@ def derive(
     """
     target = Path(target)
     graphs, changes = graphs or {}, changes or {}
-    if SINGLE_NAME not in graphs and ("operating_points" in changes or any(path.endswith(".onnx") for path in graphs)):
+    if SINGLE_NAME not in graphs and _changes_answers(source, graphs, changes):
         without = {*without, SINGLE_NAME}
     paths = [*source.manifest.files, *(path for path in graphs if path not in source.manifest.files)]
     with publish(target, force=force) as folder:
@@ -66,6 +66,14 @@ def derive(
         files[CARD_NAME] = FileFacts(sha256=sha256(card), bytes=len(card))
         (folder / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
     return open_bundle(target)
+
+
+def _changes_answers(source: Bundle, graphs: Mapping[str, bytes], changes: Mapping[str, Any]) -> bool:
+    """Says whether the default operating point or a graph is replaced."""
+    points = source.manifest.operating_points
+    before, after = points["default"], changes.get("operating_points", points)["default"]
+    is_same_point = (before.policy, before.knobs) == (after.policy, after.knobs)
+    return not is_same_point or any(path.endswith(".onnx") for path in graphs)
 
 
 def _edited_card(source: Bundle) -> bytes | None:

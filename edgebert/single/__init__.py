@@ -84,7 +84,6 @@ def add_single(
     bundle: str | Path,
     target: str | Path,
     *,
-    point: str = "default",
     knobs: Literal["defaults", "required"] = "defaults",
     samples: int = SAMPLES,
     tolerance: float = TOLERANCE,
@@ -93,11 +92,11 @@ def add_single(
 ) -> Bundle:
     """Publishes a bundle with its single-file form in it, as `onnx/single.onnx`; see `export_single`.
 
-    The target may be the bundle itself.
+    It holds the operating point `default`. The target may be the bundle itself.
     """
     opened = open_bundle(bundle)
     check_target(Path(target), force=force)
-    data = single_bytes(opened, point, knobs=knobs, samples=samples, tolerance=tolerance, reporter=reporter)
+    data = single_bytes(opened, "default", knobs=knobs, samples=samples, tolerance=tolerance, reporter=reporter)
     return derive(opened, target, graphs={SINGLE_NAME: data}, force=force)
 
 

@@ -133,9 +133,9 @@ def tune_bundle(
     if default is not None:
         points["default"] = points[default]
     manifest = opened.manifest
-    if opened.has(SINGLE_NAME):
-        reporter.say(f"{SINGLE_NAME} holds an operating point and is left out: make it again with edgebert export")
-    derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
+    made = derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
+    if opened.has(SINGLE_NAME) and not made.has(SINGLE_NAME):
+        reporter.say(f"{SINGLE_NAME} held the default point and is left out: make it again with edgebert export")
     describe = _Describe(trials, stopwatch)
     return {
         "schema": "edgebert.tune/1",

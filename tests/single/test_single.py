@@ -15,15 +15,17 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgebert import export_single, quantize_bundle, tune_bundle
+from edgebert import export_single, quantize_bundle, registry, tune_bundle
 from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.config import QuantizeConfig
 from edgebert.derive import derive
 from edgebert.errors import ConfigError, EdgeBertError, QualityError
+from edgebert.output import Reporter
 from edgebert.runtime.model import EdgeModel
 from edgebert.single import add_single, single_bytes
 from edgebert.single._check import check_single
+from edgebert.single._rule import Rule
 
 DOUBLE, INT64 = np.float64, np.int64
 
@@ -121,6 +123,16 @@ def _with_point(bundle: Any, point: OperatingPoint) -> Any:
 
 def _as_text(run: dict[str, Any]) -> dict[str, Any]:
     return {"layers": ",".join(map(str, run["layers"]))} if "layers" in run else {}
+
+
+def test_every_policy_is_there_with_a_rule() -> None:
+    assert registry.names("edgebert.single") == registry.names("edgebert.policies")
+    for name in registry.names("edgebert.single"):
+        module = registry.load("edgebert.single", name)
+        assert issubclass(module.Rule, Rule)
+        assert module.__doc__.startswith(f"{name}: ")
+    assert {policy for _, _, policy, _, _ in CASES} == set(registry.names("edgebert.policies"))
+    assert {method for method, _, _, _, _ in CASES} == set(registry.names("edgebert.methods"))
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -315,14 +327,27 @@ def test_bundle_with_the_file_in_it(dact_bundle: Path, tmp_path: Path) -> None:
 
 def test_no_stale_file_is_left(dact_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
     made = add_single(dact_bundle, tmp_path / "both")
+    heard: list[str] = []
+    reporter = Reporter()
+    reporter.say = heard.append  # type: ignore[method-assign]
 
-    int8 = quantize_bundle(made.path, tmp_path / "int8", settings=QuantizeConfig(mode="dynamic"))
-    tune_bundle(made.path, sentiment_data / "validation.tsv", target=tmp_path / "tuned")
+    int8 = quantize_bundle(made.path, tmp_path / "int8", settings=QuantizeConfig(mode="dynamic"), reporter=reporter)
+    options = {"budget": "flops=0.6", "threads": 1, "reporter": reporter}
+    tune_bundle(made.path, sentiment_data / "validation.tsv", target=tmp_path / "tuned", **options)
+    tune_bundle(
+        made.path, sentiment_data / "validation.tsv", target=tmp_path / "new", name="low", default="low", **options
+    )
 
     assert not int8.has(SINGLE_NAME)
-    assert SINGLE_NAME not in int8.manifest.quantization.graphs  # type: ignore[union-attr]
-    assert not open_bundle(tmp_path / "tuned").has(SINGLE_NAME)
+    assert int8.manifest.quantization is not None
+    assert SINGLE_NAME not in int8.manifest.quantization.graphs
+    assert open_bundle(tmp_path / "tuned").has(SINGLE_NAME)
+    assert not open_bundle(tmp_path / "new").has(SINGLE_NAME)
     assert made.has(SINGLE_NAME)
+    assert [message for message in heard if SINGLE_NAME in message] == [
+        "onnx/single.onnx is fp32 and left out: make it again with edgebert export",
+        "onnx/single.onnx held the default point and is left out: make it again with edgebert export",
+    ]
 
 
 def _branches(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
