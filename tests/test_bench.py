@@ -22,6 +22,7 @@ from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Spec
+from edgebert.single import add_single
 
 # Every bench loads each side in a process of its own, so tests share the results of a few.
 ROW_FIELDS = {
@@ -30,7 +31,6 @@ ROW_FIELDS = {
     *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid", "latency_quantiles_ms"),
     *("private_mb", "energy_j", "energy_source"),
 }
-from edgebert.single import add_single
 
 
 def _is_alive(pid: int) -> bool:
