@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgebert.bundle import Bundle
-from edgebert.bundle.manifest import MANIFEST_NAME
 from edgebert.cli._options import force_option, json_option, print_json, say_next
 from edgebert.errors import ConfigError, require
 from edgebert.output import ConsoleReporter
+
+if TYPE_CHECKING:
+    from edgebert.bundle import Bundle
 
 
 @click.command(name="export")
@@ -62,6 +63,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Turn a checkpoint (or random:bert-base) into a bundle of ONNX graphs; or it, or a bundle, into a single file."""
+    from edgebert.bundle.manifest import MANIFEST_NAME
+
     given = {"opset": opset, "link": link, "verify_samples": verify_samples, "tolerance": tolerance}
     overrides = {key: value for key, value in given.items() if value is not None}
     single = _Single(point=point, knobs=knobs, samples=verify_samples, tolerance=tolerance, force=force)
