@@ -1,7 +1,8 @@
 # make demo         set up and run the main job on an embedded default
 # make test         set up and run lint, types, import contracts and tests
 # make test-latest  the tests on the newest transformers, onnx and numpy
-# make test-web     opens a report in headless Chromium: Debian's package, which it installs where it may
+# make test-web     opens a report, and runs single files, in headless Chromium and Node: Debian's packages, which it
+#                   installs where it may, and onnxruntime-web from npm
 PYTHON ?= python3
 # More arguments for every pip install, such as an index with CPU builds of torch.
 PIP_ARGS ?=
@@ -25,11 +26,18 @@ lint: .venv/installed
 test-latest: .venv-latest/installed
 	.venv-latest/bin/python -m pytest -n 2 --dist loadfile
 
-test-web: .venv/installed
+test-web: .venv/installed tests/web/node_modules/installed
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| { echo "make test-web: needs Chromium, such as Debian's package: apt-get install chromium" >&2; exit 1; }
 	.venv/bin/python -m pytest tests/web
+
+tests/web/node_modules/installed: tests/web/package-lock.json
+	@command -v npm >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; } \
+		|| { echo "make test-web: needs Node, such as Debian's packages: apt-get install nodejs npm" >&2; exit 1; }
+	cd tests/web && npm ci --no-audit --no-fund --ignore-scripts
+	touch $@
 
 # Everything together: torch, transformers, onnx, onnxruntime, optimum, neural-compressor, click.
 .venv/installed: pyproject.toml
@@ -49,4 +57,4 @@ test-web: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-latest .venv-demo demo-run build *.egg-info
+	rm -rf .venv .venv-latest .venv-demo demo-run build *.egg-info tests/web/node_modules

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgebert.report import write_report
     from edgebert.runtime.model import EdgeModel
     from edgebert.runtime.results import Prediction
+    from edgebert.single import export_single
     from edgebert.tune import tune_bundle
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "bench_bundles": "edgebert.bench",
     "evaluate_bundle": "edgebert.evaluate",
     "export_model": "edgebert.export",
+    "export_single": "edgebert.single",
     "quantize_bundle": "edgebert.quantize",
     "tune_bundle": "edgebert.tune",
     "write_report": "edgebert.report",
@@ -40,6 +42,7 @@ __all__ = [
     "bench_bundles",
     "evaluate_bundle",
     "export_model",
+    "export_single",
     "quantize_bundle",
     "tune_bundle",
     "write_report",

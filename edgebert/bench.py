@@ -107,9 +107,9 @@ def bench_bundles(
         threads: Numbers of threads inside an operator.
         batches: Rows in a call, or for `offline` most rows in a batch.
         lengths: Tokens of random rows; unused with `data`. None: 16, 32 and 128, as far as all bundles take them.
-        against: The rival: a bundle folder, or a name: `whole` (the bundle's own whole-model graph), `uncompacted`
-            (the bundle, finished rows staying in their batch), `torch`, `optimum` or `optimum_int8` (the static model
-            of the same encoder shape).
+        against: The rival: a bundle folder, or a name: `whole` (the bundle's own whole-model graph), `single` (its
+            single file), `uncompacted` (the bundle, finished rows staying in their batch), `torch`, `optimum` or
+            `optimum_int8` (the static model of the same encoder shape).
         against_batch: The rival's batch size; None is that of the bundles.
         against_policy: Operating point or policy of a rival that is a bundle folder.
         reference: Checkpoint of the rivals `torch` and `optimum`; None gives them random weights.

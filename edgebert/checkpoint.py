@@ -106,22 +106,28 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
     """
     from safetensors.torch import save_file
 
-    facts, model = checkpoint.facts, checkpoint.model
+    facts = checkpoint.facts
     with publish(folder, force=force) as partial:
         weights = {name: tensor.contiguous() for name, tensor in _weights(checkpoint).items()}
         save_file(weights, partial / WEIGHTS_NAME, metadata={"format": "pt"})
-        settings = settings_of(model.encoder.config)
-        settings["id2label"] = {str(number): label for number, label in enumerate(facts.labels)}
-        settings["label2id"] = {label: number for number, label in enumerate(facts.labels)}
-        problem = load_task(facts.config.train.task).PROBLEM_TYPE
-        settings.update({"problem_type": problem} if problem else {})
-        settings["architectures"] = [_architecture(checkpoint)]
-        (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (partial / "config.json").write_bytes(hugging_face_config(checkpoint))
         (partial / FACTS_NAME).write_text(
             yaml.safe_dump(msgspec.to_builtins(facts), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         for name, data in checkpoint.tokenizer.items():
             (partial / name).write_bytes(data)
+
+
+def hugging_face_config(checkpoint: Checkpoint) -> bytes:
+    """Returns the `config.json` that libraries of Hugging Face open a checkpoint, or a whole model in ONNX, with."""
+    facts = checkpoint.facts
+    settings = settings_of(checkpoint.model.encoder.config)
+    settings["id2label"] = {str(number): label for number, label in enumerate(facts.labels)}
+    settings["label2id"] = {label: number for number, label in enumerate(facts.labels)}
+    problem = load_task(facts.config.train.task).PROBLEM_TYPE
+    settings.update({"problem_type": problem} if problem else {})
+    settings["architectures"] = [_architecture(checkpoint)]
+    return (json.dumps(settings, indent=2) + "\n").encode()
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:

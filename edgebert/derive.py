@@ -11,7 +11,7 @@ import msgspec
 from edgebert.bundle import CARD_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
 from edgebert.bundle.files import publish, read_regular, sha256
-from edgebert.bundle.manifest import MANIFEST_NAME, FileFacts, encode_manifest
+from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, FileFacts, encode_manifest
 from edgebert.errors import BundleError
 from edgebert.tasks import load_task
 
@@ -27,12 +27,13 @@ def derive(
 ) -> Bundle:
     """Publishes a bundle made of another one. The target may be the source itself, which is then replaced in one step.
 
-    A model card that somebody edited is kept as it is; else it is written anew.
+    A model card that somebody edited is kept as it is; else it is written anew. The single-file form holds the
+    graphs and the operating point `default`, and is left out where one of them is replaced and it is not.
 
     Args:
         source: The bundle to start from.
         target: The bundle folder to make.
-        graphs: New bytes of some of its files, by path.
+        graphs: New bytes of files, by path; of new ones too, which are given after those that are there.
         without: Paths of files to leave out.
         changes: Fields of the manifest to replace, but for `files`.
         force: Replace an existing bundle.
@@ -42,17 +43,21 @@ def derive(
         EdgeBertError: The target cannot be written; what was there is untouched.
     """
     target = Path(target)
-    graphs = graphs or {}
+    graphs, changes = graphs or {}, changes or {}
+    if SINGLE_NAME not in graphs and _changes_answers(source, graphs, changes):
+        without = {*without, SINGLE_NAME}
+    paths = [*source.manifest.files, *(path for path in graphs if path not in source.manifest.files)]
     with publish(target, force=force) as folder:
         files: dict[str, FileFacts] = {}
-        for path, facts in source.manifest.files.items():
+        for path in paths:
             if path in without or path == CARD_NAME:
                 continue
             data = graphs[path] if path in graphs else source.read(path)
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
+            facts = source.manifest.files.get(path, FileFacts(sha256="", bytes=0))
             files[path] = msgspec.structs.replace(facts, sha256=sha256(data), bytes=len(data))
-        manifest = msgspec.structs.replace(source.manifest, **{**(changes or {}), "files": files})
+        manifest = msgspec.structs.replace(source.manifest, **{**changes, "files": files})
         card = _edited_card(source)
         if card is None:
             task = load_task(manifest.task)
@@ -61,6 +66,14 @@ def derive(
         files[CARD_NAME] = FileFacts(sha256=sha256(card), bytes=len(card))
         (folder / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
     return open_bundle(target)
+
+
+def _changes_answers(source: Bundle, graphs: Mapping[str, bytes], changes: Mapping[str, Any]) -> bool:
+    """Says whether the default operating point or a graph is replaced."""
+    points = source.manifest.operating_points
+    before, after = points["default"], changes.get("operating_points", points)["default"]
+    is_same_point = (before.policy, before.knobs) == (after.policy, after.knobs)
+    return not is_same_point or any(path.endswith(".onnx") for path in graphs)
 
 
 def _edited_card(source: Bundle) -> bytes | None:

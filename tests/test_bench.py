@@ -22,6 +22,7 @@ from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Spec
+from edgebert.single import add_single
 
 # Every bench loads each side in a process of its own, so tests share the results of a few.
 ROW_FIELDS = {
@@ -324,6 +325,24 @@ def test_bench_missing_data(plain_bundle: Path) -> None:
 def test_bench_whole_of_adaptive_bundle(dact_bundle: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no onnx/model\.onnx"):
         bench_bundles([dact_bundle], lengths=(4,), against="whole")
+
+
+def test_bench_against_its_single_file(dact_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
+    bundle = add_single(dact_bundle, tmp_path / "both", samples=1).path
+
+    result = bench_bundles([bundle], data=sentiment_data, against="single", max_texts=8, repeats=1)
+    batched = bench_bundles([bundle], lengths=(4,), batches=(3,), against="single", repeats=1)
+
+    ours, theirs = result["rows"]
+    assert (theirs["method"], theirs["policy"], theirs["knobs"]) == (ours["method"], ours["policy"], ours["knobs"])
+    assert theirs["mean_layers"] == ours["mean_layers"] < 3
+    assert [row["mean_layers"] for row in batched["rows"]] == [batched["rows"][0]["mean_layers"]] * 2
+    assert result["ratios"][0]["ratio"] > 0
+
+
+def test_bench_single_of_a_bundle_without_one(dact_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no onnx/single\.onnx; make a bundle that has it: edgebert export"):
+        bench_bundles([dact_bundle], lengths=(4,), against="single")
 
 
 class _Interrupting(Reporter):

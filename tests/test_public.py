@@ -33,6 +33,7 @@ TORCH_SIDE = (
     "methods",
     "quantize",
     "rivals",
+    "single",
     "training",
 )
 LIGHT = [name for name in MODULES if not f"{name}.".startswith(tuple(f"edgebert.{part}." for part in TORCH_SIDE))]
@@ -46,6 +47,7 @@ def test_all_is_exactly_what_is_public() -> None:
         "bench_bundles",
         "evaluate_bundle",
         "export_model",
+        "export_single",
         "quantize_bundle",
         "tune_bundle",
         "write_report",

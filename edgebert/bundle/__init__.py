@@ -2,6 +2,7 @@
 
 edgebert.json    the manifest      tokenizer.json   config.yaml   README.md (may be edited)
 graphs/*.onnx    the split graphs  onnx/model.onnx  the whole model, for methods that have one
+                                   onnx/single.onnx the program as one file, when that was asked for
 """
 
 from __future__ import annotations

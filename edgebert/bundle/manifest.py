@@ -19,6 +19,7 @@ from edgebert.errors import BundleError
 
 FORMAT_VERSION = 4
 MANIFEST_NAME = "edgebert.json"
+SINGLE_NAME = "onnx/single.onnx"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 StepKind = Literal["embed", "plan", "gate", "select", "layer", "drop", "restore", "exit", "head"]
@@ -278,8 +279,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def graphs_digest(self) -> str:
-        """sha256 over the paths and sha256 of all graphs: what it computes, however it is tuned and described."""
-        graphs = sorted((path, facts.sha256) for path, facts in self.files.items() if path.endswith(".onnx"))
+        """sha256 over the paths and sha256 of all graphs: what it computes, however it is tuned and described.
+
+        The single-file form is made of them and does not count.
+        """
+        files = self.files.items()
+        graphs = sorted((path, f.sha256) for path, f in files if path.endswith(".onnx") and path != SINGLE_NAME)
         return hashlib.sha256("".join(f"{path} {sha256}\n" for path, sha256 in graphs).encode()).hexdigest()
 
     @property

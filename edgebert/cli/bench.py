@@ -17,7 +17,7 @@ from edgebert.output import ConsoleReporter
 @click.option("-t", "--threads", default="1", show_default=True, help="Thread counts, such as 1,2.")
 @click.option("-b", "--batches", default="1", show_default=True, help="Batch sizes, such as 1,32.")
 @click.option("-l", "--lengths", help="Lengths in tokens; by default 16, 32 and 128, as far as the bundles take them.")
-@click.option("--against", help="A bundle, whole, uncompacted, torch, optimum or optimum_int8.")
+@click.option("--against", help="A bundle, whole, single, uncompacted, torch, optimum or optimum_int8.")
 @click.option("--against-batch", type=click.IntRange(min=1), help="Batch size of the other side.")
 @click.option(
     "--reference", help="A plain checkpoint for torch and optimum (int8 too); else random weights of the same shape."

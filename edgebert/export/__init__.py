@@ -27,7 +27,7 @@ from edgebert.bundle.manifest import (
     Step,
     encode_manifest,
 )
-from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint
+from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, hugging_face_config, load_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.errors import ConfigError
@@ -41,6 +41,9 @@ from edgebert.methods._tasks import policies_for
 from edgebert.output import Reporter
 from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
+
+HUGGING_FACE_NAME = "config.json"
+"""What libraries of Hugging Face read beside a whole model."""
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
 
@@ -123,6 +126,7 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
             whole = _in_precision(whole, settings)
             files[WHOLE_MODEL_NAME] = _write_graph(whole, shape.input_names, ("logits",), folder / WHOLE_MODEL_NAME)
             advance(1, "whole model")
+            files[HUGGING_FACE_NAME] = _write_file(folder / HUGGING_FACE_NAME, hugging_face_config(checkpoint))
     if TOKENIZER_NAME in checkpoint.tokenizer:
         files[TOKENIZER_NAME] = _write_file(folder / TOKENIZER_NAME, checkpoint.tokenizer[TOKENIZER_NAME])
     config = msgspec.structs.replace(checkpoint.facts.config, export=settings)

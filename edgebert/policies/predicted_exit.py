@@ -26,7 +26,7 @@ _QUANTILES: list[dict[str, float | str]] = [
     {"prediction": "quantile", "quantile": quantile / 20} for quantile in range(19, 5, -1)
 ]
 GRID = [*_OFFSETS, *_QUANTILES]
-_TIE = 1.0e-4
+TIE = 1.0e-4
 """Counts give exact ties; what is nearer to one than this is one, so that rounding errors decide nothing."""
 
 
@@ -76,13 +76,13 @@ class Policy(policies.Policy):
         if self.config.prediction == "expect":
             middle = (layers + 1) / 2
             expected = middle + self.config.gain * (share @ numbers - middle)
-            depth = np.ceil(expected + self.config.offset - 0.5 - _TIE)
+            depth = np.ceil(expected + self.config.offset - 0.5 - TIE)
         elif self.config.prediction == "mode":
             shares = outputs["exit_log_share"]
-            likely = (shares >= shares.max(axis=1, keepdims=True) - _TIE).argmax(axis=1) + 1
-            depth = np.ceil(likely + self.config.offset - _TIE)
+            likely = (shares >= shares.max(axis=1, keepdims=True) - TIE).argmax(axis=1) + 1
+            depth = np.ceil(likely + self.config.offset - TIE)
         else:
-            depth = (share.cumsum(axis=1) < self.config.quantile - _TIE).sum(axis=1) + 1
+            depth = (share.cumsum(axis=1) < self.config.quantile - TIE).sum(axis=1) + 1
         wanted: Wanted = numbers <= np.clip(depth, 1, layers)[:, None]
         return wanted
 

@@ -19,7 +19,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.files import check_target
-from edgebert.bundle.manifest import OperatingPoint, Quantization, Trial
+from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
 from edgebert.config import QuantizeConfig, decode
 from edgebert.data import Example, name_of, texts_of
 from edgebert.derive import derive
@@ -130,7 +130,7 @@ def _check_settings(
 
 
 def _graph_paths(bundle: Bundle) -> list[str]:
-    return [path for path in bundle.manifest.files if path.endswith(".onnx")]
+    return [path for path in bundle.manifest.files if path.endswith(".onnx") and path != SINGLE_NAME]
 
 
 @dataclass
@@ -293,6 +293,8 @@ class _Work:
         configuration = {**_configuration(self.bundle), "quantize": msgspec.to_builtins(self.settings)}
         text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
         has_configuration = self.bundle.has(CONFIG_NAME)
+        if self.bundle.has(SINGLE_NAME):
+            self.reporter.say(f"{SINGLE_NAME} is {manifest.precision} and left out: make it again with edgebert export")
         quantization = Quantization(
             source_digest=manifest.graphs_digest,
             backend=self.settings.backend,

@@ -17,7 +17,7 @@ from edgebert.output import Reporter
 from edgebert.report._drawing import load_altair, load_converter, specification
 from edgebert.report._page import Picture, page
 from edgebert.report._results import read_results
-from edgebert.report._write import check_file, check_folder, write_file
+from edgebert.write import check_file, check_folder, write_file
 
 _SVG_WIDTH = 680
 

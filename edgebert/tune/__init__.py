@@ -15,7 +15,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, Bundle
 from edgebert.bundle.files import check_target
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.candidates import pareto_front
 from edgebert.config import TuneConfig, decode, parse_setting
 from edgebert.data import texts_of
@@ -133,7 +133,9 @@ def tune_bundle(
     if default is not None:
         points["default"] = points[default]
     manifest = opened.manifest
-    derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
+    made = derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
+    if opened.has(SINGLE_NAME) and not made.has(SINGLE_NAME):
+        reporter.say(f"{SINGLE_NAME} held the default point and is left out: make it again with edgebert export")
     describe = _Describe(trials, stopwatch)
     return {
         "schema": "edgebert.tune/1",

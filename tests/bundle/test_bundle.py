@@ -24,6 +24,7 @@ def test_open_bundle_files(plain_bundle: Path) -> None:
 
     assert _names(plain_bundle) == [
         "README.md",
+        "config.json",
         "config.yaml",
         "edgebert.json",
         "graphs/embed.onnx",

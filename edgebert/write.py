@@ -38,8 +38,8 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
             check_file(folder / name, force=force)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Writes a text, under another name until it is complete.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a text or bytes, under another name until it is complete.
 
     Raises:
         EdgeBertError: It cannot be written; what was there is untouched.
@@ -47,8 +47,8 @@ def write_file(path: Path, text: str) -> None:
     partial = None
     try:
         descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.absolute().parent)
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)

@@ -1,0 +1,102 @@
+"""Does a single file say what the split runtime says, one row at a time?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.bundle import Bundle
+from edgebert.errors import QualityError
+from edgebert.runtime.graphs import Graph
+from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.results import Forward
+from edgebert.runtime.sessions import make_graph
+from edgebert.text import Values
+from edgebert.verify import MARGIN, random_inputs
+
+_STATES = ("hidden", "attended")
+_STATES_MARGIN = 1.0e-6
+_DRAWS = 4
+_MOST_TOKENS = 32
+
+
+def check_single(
+    data: bytes,
+    bundle: Bundle,
+    point: str,
+    knobs: Mapping[str, NDArray[Any]],
+    *,
+    samples: int,
+    tolerance: float,
+    name: str,
+) -> None:
+    """Compares a single file with the bundle it was made of, on random rows of random lengths.
+
+    A row may differ where the bundle itself answers otherwise once what its graphs give is changed by 1e-5 (hidden
+    states by 1e-6): it lies at the border of a decision, or of a step of a quantized number.
+
+    Args:
+        data: The file's bytes.
+        bundle: The bundle.
+        point: The operating point or policy it was made with.
+        knobs: What its inputs get that have no default.
+        samples: Rows compared.
+        tolerance: Largest difference of a probability or a value, the latter relative to the largest (at least 1).
+        name: What messages call the file.
+
+    Raises:
+        QualityError: A row differs that may not.
+    """
+    single = make_graph(data, name=name, threads=1)
+    rng = np.random.default_rng(0)
+    with EdgeModel(bundle, policy=point, threads=1) as model:
+        shaken = [
+            model.with_graphs({path: _Shaken(graph, seed) for path, graph in model.graphs.items()})
+            for seed in range(_DRAWS)
+        ]
+        for number in range(samples):
+            values = random_inputs(rng, 1, _MOST_TOKENS, bundle)
+            expected = model.forward(**values)
+            given = single.run({**values, **knobs}, single.outputs)
+            got = Forward(given["logits"], given["exit_layer"], given["path"], expected.cost_ratio)
+            difference = _difference(got, expected, model)
+            if difference <= tolerance:
+                continue
+            if all(_difference(other.forward(**values), expected, model) <= tolerance for other in shaken):
+                raise QualityError(
+                    f"{name}: differs from {bundle.path} on random row {number} by {difference:.1e} "
+                    f"(tolerance {tolerance:.0e}): answered after layer {got.exit_layer[0]}, not "
+                    f"{expected.exit_layer[0]}; report this."
+                )
+
+
+def _difference(first: Forward, second: Forward, model: EdgeModel) -> float:
+    """Returns the largest difference of a probability or a value; infinity where layer, path or label differ."""
+    decided = [(forward.exit_layer, forward.path, forward.logits.argmax(axis=1)) for forward in (first, second)]
+    if any(not np.array_equal(one, other) for one, other in zip(*decided, strict=True)):
+        return float("inf")
+    one, other = (model.task.values(forward.logits) for forward in (first, second))
+    unit = 1.0 if model.task.HAS_PROBABILITIES else max(1.0, float(np.abs(other).max()))
+    return float(np.abs(one - other).max() / unit)
+
+
+class _Shaken:
+    """A graph whose floats are a little off, each up or down by the margin."""
+
+    def __init__(self, graph: Graph, seed: int) -> None:
+        self._graph = graph
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self._rng = np.random.default_rng(seed)
+
+    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
+        """Runs the graph and changes what it gives."""
+        made = self._graph.run(values, names)
+        return {name: self._shake(value, _STATES_MARGIN if name in _STATES else MARGIN) for name, value in made.items()}
+
+    def _shake(self, value: NDArray[Any], margin: float) -> NDArray[Any]:
+        signs = self._rng.choice(np.array([-1, 1], value.dtype), value.shape)
+        shaken: NDArray[Any] = value + value.dtype.type(margin) * signs
+        return shaken
