@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgebert.bench import FEWEST_PAIRS
+from edgebert.bench._rows import FEWEST_PAIRS
 
 _COLUMNS = (
     ("bundle", "bundle", "{}"),
