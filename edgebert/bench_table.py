@@ -16,6 +16,7 @@ _COLUMNS = (
     ("batch", "batch", "{}"),
     ("tokens", "seq_len", "{}"),
     ("scenario", "scenario", "{}"),
+    ("metric", "metric", "{:.4f}"),
     ("layers", "mean_layers", "{:.2f}"),
     ("tokenize ms", "tokenize_ms", "{:.3f}"),
     ("first ms", "first_ms", "{:.2f}"),

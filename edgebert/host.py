@@ -15,7 +15,7 @@ import edgebert
 from edgebert.runtime.threads import available_threads
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "optimum", "optimum-onnx")
+_PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "optimum", "optimum-onnx", "openvino", "nncf")
 
 
 def host_facts() -> dict[str, Any]:
@@ -33,6 +33,16 @@ def host_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"edgebert": edgebert.__version__, "onnxruntime": onnxruntime.__version__, **_versions()},
     }
+
+
+def cpu_features() -> frozenset[str]:
+    """Returns what the processor can do, such as `avx512_vnni`, as Linux names it; nothing on other systems."""
+    with contextlib.suppress(OSError):
+        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+    return frozenset()
 
 
 def _cpu_name() -> str:

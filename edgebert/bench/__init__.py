@@ -8,15 +8,16 @@ is reversed from each repeat to the next (A B, B A, ...). A ratio is taken insid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from edgebert.bench._cases import DEFAULT_LENGTHS, make_cases, make_ladders, read_texts
+from edgebert.bench._cases import DEFAULT_LENGTHS, make_cases, make_ladders, read_data
 from edgebert.bench._rows import make_fit, make_ratio, make_row
 from edgebert.bench._sides import add_rivals, bundle_sides
+from edgebert.data import Example, texts_of
 from edgebert.errors import ConfigError, suggestion
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
@@ -39,6 +40,7 @@ class _Plan:
         ladders: A bundle's place, and a case stopped after each of its exit layers.
         repeats: Turns of each side in each case.
         per_step: Whether every side has as many turns more, in which its steps are timed.
+        labelled: The examples timed, where all of them have labels.
     """
 
     sides: list[TimedSide]
@@ -47,6 +49,7 @@ class _Plan:
     ladders: list[tuple[int, list[Case]]]
     repeats: int
     per_step: bool
+    labelled: Sequence[Example]
 
     @property
     def turns(self) -> int:
@@ -65,13 +68,14 @@ def bench_bundles(
     threads: Sequence[int] = (1,),
     batches: Sequence[int] = (1,),
     lengths: Sequence[int] | None = None,
-    against: str | Path | None = None,
+    against: str | Path | Sequence[str | Path] | None = None,
     against_batch: int | None = None,
     against_policy: str = "default",
     reference: str | None = None,
     scenario: Literal["single-stream", "offline"] = "single-stream",
     repeats: int = 5,
     max_texts: int = 500,
+    max_length: int | None = None,
     provider: str = "cpu",
     compact: bool = True,
     per_layer: bool = False,
@@ -86,6 +90,7 @@ def bench_bundles(
     of all repeats; all of them in ms per call of `batch` rows for lengths, and in ms per text for texts. Wall time
     runs from token ids to result; tokenizing is `tokenize_ms`, ms per text. `first_ms` is the first call, before any
     warm-up. A ratio is the bundle's time over the rival's, per text: below 1 the bundle is faster.
+    Where all texts have labels, `metric` says how good the answers are; random weights have none.
 
     Args:
         bundles: Bundle folders.
@@ -97,15 +102,17 @@ def bench_bundles(
         threads: Numbers of threads inside an operator.
         batches: Rows in a call, or for `offline` most rows in a batch.
         lengths: Tokens of random rows; unused with `data`. None: 16, 32 and 128, as far as all bundles take them.
-        against: The rival: a bundle folder, or a name: `whole` (the bundle's own whole-model graph), `uncompacted`
-            (the bundle, finished rows staying in their batch), `torch`, `optimum` or `optimum_int8` (the static model
-            of the same encoder shape).
-        against_batch: The rival's batch size; None is that of the bundles.
+        against: The rival or rivals: bundle folders, or names: `whole` (the bundle's own whole-model graph),
+            `uncompacted` (the bundle, finished rows staying in their batch), or the static model of the same encoder
+            shape in `torch`, `torch_compile`, `optimum`, `optimum_int8`, `openvino`, `openvino_bf16` or
+            `openvino_int8`.
+        against_batch: The rivals' batch size; None is that of the bundles.
         against_policy: Operating point or policy of a rival that is a bundle folder.
-        reference: Checkpoint of the rivals `torch` and `optimum`; None gives them random weights.
+        reference: Checkpoint of the rivals that are static models; None gives them random weights.
         scenario: With `data`: one text a call, or the whole list at once, sorted by length.
         repeats: Turns of each side in each case; a ratio has an interval from 5 on.
         max_texts: Read at most this many texts.
+        max_length: Cut texts to this many tokens; None is the bundle's own limit.
         provider: `cpu` or `cuda`.
         compact: Let finished rows leave their batch at once.
         per_layer: Also fit time = fixed + k x layer over the exit layers k, at each length.
@@ -126,14 +133,25 @@ def bench_bundles(
     _check(
         threads=threads, batches=batches, lengths=lengths or DEFAULT_LENGTHS, repeats=[repeats], max_texts=[max_texts]
     )
-    _check_scenario(data, scenario, [*batches, *([] if against_batch is None else [against_batch])], per_layer)
+    _check_scenario(data, scenario, [*batches, *([] if against_batch is None else [against_batch])])
+    _check_lengths(data, max_length, per_layer)
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}), compact=compact)
     sides = bundle_sides(bundles, spec)
-    pairs = add_rivals(sides, against, against_batch, against_policy, reference)
-    texts = read_texts(sides, data, columns, max_texts)
-    cases = make_cases(sides, batches, () if texts else lengths, texts, scenario)
+    rivals = [against] if isinstance(against, str | Path) else against or []
+    pairs = add_rivals(sides, [str(rival) for rival in rivals], against_batch, against_policy, reference)
+    examples = read_data(sides, data, columns, max_texts)
+    sides = [replace(side, spec=_with_calibration(side.spec, examples, max_length)) for side in sides]
+    cases = make_cases(sides, batches, () if examples else lengths, examples, scenario, max_length)
     ladders = [(n, ladder) for n in range(len(bundles)) if per_layer for ladder in make_ladders(sides[n], cases)]
-    plan = _Plan(sides=sides, pairs=pairs, cases=cases, ladders=ladders, repeats=repeats, per_step=per_step)
+    plan = _Plan(
+        sides=sides,
+        pairs=pairs,
+        cases=cases,
+        ladders=ladders,
+        repeats=repeats,
+        per_step=per_step,
+        labelled=examples if all(example.is_labelled for example in examples) else (),
+    )
     result: dict[str, Any] = {"schema": SCHEMA, "host": host_facts(), "rows": [], "ratios": [], "fits": []}
     reporter = reporter or Reporter()
     _warn_if_busy(result["host"], reporter)
@@ -142,6 +160,10 @@ def bench_bundles(
             with open_sides(sides, count) as processes:
                 _carry_out(plan, processes, advance, result)
     return result
+
+
+def _with_calibration(spec: Spec, examples: Sequence[Example], max_length: int | None) -> Spec:
+    return msgspec.structs.replace(spec, calibration=tuple(texts_of(examples)), max_length=max_length)
 
 
 def _warn_if_busy(host: Mapping[str, Any], reporter: Reporter) -> None:
@@ -160,6 +182,8 @@ def _carry_out(plan: _Plan, processes: Sequence[SideProcess], advance: Advance, 
         records = time_together(everyone, cases, plan.repeats, advance)
         if plan.per_step:
             _time_steps(records, plan.repeats, advance)
+        for record in records if plan.labelled else []:
+            record.judge(plan.labelled)
         result["rows"] += [make_row(record) for record in records]
         result["ratios"] += [make_ratio(records[ours], records[rival]) for ours, rival in plan.pairs]
     for number, ladder in plan.ladders:
@@ -182,7 +206,7 @@ def _check(**options: Sequence[int]) -> None:
             raise ConfigError(f"{name}: expected whole numbers of 1 or more, got {got}.")
 
 
-def _check_scenario(data: str | Path | None, scenario: str, batches: Sequence[int], per_layer: bool) -> None:
+def _check_scenario(data: str | Path | None, scenario: str, batches: Sequence[int]) -> None:
     """Refuses options that contradict each other."""
     if scenario not in ("single-stream", "offline"):
         raise ConfigError(f"unknown scenario {scenario!r}.{suggestion(scenario, ('single-stream', 'offline'))}")
@@ -194,5 +218,13 @@ def _check_scenario(data: str | Path | None, scenario: str, batches: Sequence[in
         raise ConfigError(
             f"scenario single-stream: is one text a call, got batch {max(batches)}; use --scenario offline for batches."
         )
+
+
+def _check_lengths(data: str | Path | None, max_length: int | None, per_layer: bool) -> None:
+    """Refuses options for texts where there are none, and the other way round."""
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length: expected 1 or more, got {max_length}.")
+    if data is None and max_length is not None:
+        raise ConfigError("max_length: cuts texts; give random token ids their lengths with --lengths.")
     if data is not None and per_layer:
         raise ConfigError("per-layer: is fitted at fixed lengths; leave --data out and give lengths.")

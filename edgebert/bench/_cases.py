@@ -9,20 +9,19 @@ from typing import Literal
 import msgspec
 
 from edgebert.bundle import TOKENIZER_NAME
-from edgebert.data import texts_of
+from edgebert.data import Example, texts_of
 from edgebert.errors import ConfigError
 from edgebert.rivals._protocol import Case
 from edgebert.rivals._turns import TimedSide
 from edgebert.tasks import load_task
-from edgebert.text import Text
 
 DEFAULT_LENGTHS = (16, 32, 128)
 
 
-def read_texts(
+def read_data(
     sides: Sequence[TimedSide], data: str | Path | None, columns: Mapping[str, str] | None, limit: int
-) -> tuple[Text, ...]:
-    """Returns the texts to time, none without data.
+) -> Sequence[Example]:
+    """Returns the examples whose texts to time, none without data.
 
     Raises:
         ConfigError: A bundle has no tokenizer, or the bundles are not asked alike.
@@ -37,20 +36,21 @@ def read_texts(
     tasks = [load_task(name) for name in sorted(names)]
     if len({task.ASKED for task in tasks}) > 1:
         raise ConfigError(f"data: expected bundles that are asked alike, got {' and '.join(sorted(names))}.")
-    examples = tasks[0].read(data, split="validation", columns=columns, require_labels=False)[:limit]
-    return tuple(texts_of(examples))
+    return tasks[0].read(data, split="validation", columns=columns, require_labels=False)[:limit]
 
 
 def make_cases(
     sides: Sequence[TimedSide],
     batches: Sequence[int],
     lengths: Sequence[int] | None,
-    texts: tuple[Text, ...],
+    examples: Sequence[Example],
     scenario: Literal["single-stream", "offline"],
+    max_length: int | None,
 ) -> list[Case]:
     """Returns every batch with every length, or with the texts."""
-    if texts:
-        return [Case(batch=batch, texts=texts, scenario=scenario) for batch in batches]
+    if examples:
+        texts = tuple(texts_of(examples))
+        return [Case(batch=batch, texts=texts, scenario=scenario, max_length=max_length) for batch in batches]
     for side in sides:
         longest = side.bundle.manifest.encoder.max_length
         if lengths and max(lengths) > longest:

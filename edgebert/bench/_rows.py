@@ -20,6 +20,7 @@ _RESAMPLES = 2000
 def make_row(record: Record) -> dict[str, Any]:
     """Returns one row of the result."""
     side, case, prepared, ready = record.side, record.case, record.prepared, record.process.ready
+    longest = side.bundle.manifest.encoder.max_length
     unit = 1 if case.texts else prepared.texts_per_call
     repeats_ms = record.text_ms() * unit
     row: dict[str, Any] = {
@@ -33,6 +34,7 @@ def make_row(record: Record) -> dict[str, Any]:
         "threads": record.process.threads,
         "batch": case.batch,
         "seq_len": case.length or None,
+        "max_length": min(case.max_length or longest, longest) if case.texts else None,
         "scenario": case.scenario if case.texts else None,
         "n": prepared.texts_per_call * len(record.timed[0].call_ms),
         "mean_layers": float(np.mean([turn.mean_layers for turn in record.timed])),
@@ -52,6 +54,7 @@ def make_row(record: Record) -> dict[str, Any]:
     row["texts_per_s"] = 1000.0 * unit / row["mean_ms"]
     row |= record.footprint()
     row |= record.step_times()
+    row |= {"metric_name": record.metric_name, "metric": record.metric}
     row["repeats_ms"] = repeats_ms.tolist()
     row["turns"] = record.turns
     row["pid"] = ready.pid

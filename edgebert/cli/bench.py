@@ -17,10 +17,15 @@ from edgebert.output import ConsoleReporter
 @click.option("-t", "--threads", default="1", show_default=True, help="Thread counts, such as 1,2.")
 @click.option("-b", "--batches", default="1", show_default=True, help="Batch sizes, such as 1,32.")
 @click.option("-l", "--lengths", help="Lengths in tokens; by default 16, 32 and 128, as far as the bundles take them.")
-@click.option("--against", help="A bundle, whole, uncompacted, torch, optimum or optimum_int8.")
+@click.option(
+    "--against",
+    multiple=True,
+    help="A bundle, whole, uncompacted, torch, torch_compile, optimum, optimum_int8, openvino, openvino_bf16 or "
+    "openvino_int8; may be repeated.",
+)
 @click.option("--against-batch", type=click.IntRange(min=1), help="Batch size of the other side.")
 @click.option(
-    "--reference", help="A plain checkpoint for torch and optimum (int8 too); else random weights of the same shape."
+    "--reference", help="A plain checkpoint for torch, optimum and openvino; else random weights of the same shape."
 )
 @click.option(
     "--scenario",
@@ -33,6 +38,7 @@ from edgebert.output import ConsoleReporter
 @click.option("--per-step", is_flag=True, help="Time the graphs inside: embed, layers, exits, predictors, Python.")
 @click.option("--repeats", default=5, show_default=True, help="Turns of each side.")
 @click.option("--max-texts", default=500, show_default=True)
+@click.option("--max-length", type=click.IntRange(min=1), help="Cut texts to this many tokens.")
 @provider_option
 @json_option
 def command(
@@ -44,7 +50,7 @@ def command(
     threads: str,
     batches: str,
     lengths: str | None,
-    against: str | None,
+    against: tuple[str, ...],
     against_batch: int | None,
     reference: str | None,
     scenario: str,
@@ -52,6 +58,7 @@ def command(
     per_step: bool,
     repeats: int,
     max_texts: int,
+    max_length: int | None,
     provider: str,
     as_json: bool,
 ) -> None:
@@ -77,6 +84,7 @@ def command(
         per_step=per_step,
         repeats=repeats,
         max_texts=max_texts,
+        max_length=max_length,
         provider=provider,
         reporter=ConsoleReporter(),
     )

@@ -13,9 +13,9 @@ import msgspec
 
 from edgebert import registry
 from edgebert.errors import EdgeBertError
-from edgebert.rivals._measure import Measurement, Side, prepare, time_turn
+from edgebert.rivals._measure import Measurement, Side, predict, prepare, time_turn
 from edgebert.rivals._memory import PrivateMemory
-from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec, TimeSteps
+from edgebert.rivals._protocol import Failed, Predict, Predicted, Prepare, Ready, Reply, Request, Spec, TimeSteps
 from edgebert.rivals._steps import time_steps
 
 
@@ -53,6 +53,8 @@ def _serve(lines: BinaryIO) -> Iterator[Reply]:
             yield prepared
         elif isinstance(request, TimeSteps):
             yield time_steps(side, measurements[request.case])
+        elif isinstance(request, Predict):
+            yield Predicted(predict(side, measurements[request.case].case))
         else:
             yield time_turn(side, measurements[request.case], memory)
 

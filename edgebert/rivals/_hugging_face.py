@@ -1,14 +1,38 @@
-"""The static model that the rivals `torch` and `optimum` time: a checkpoint's, or the bundle's shape at random."""
+"""The static model that most rivals time: that of a checkpoint, or the bundle's shape with random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Manifest
 from edgebert.errors import ConfigError, require
 from edgebert.rivals._protocol import Spec
+from edgebert.rivals._static import StaticSide
 from edgebert.tasks import load_task
 from edgebert.text import Values
+
+
+class HuggingFaceSide(StaticSide):
+    """A static side made of a model of `transformers`.
+
+    Attributes:
+        model: That model.
+
+    Raises:
+        ConfigError: See `open_model`.
+        MissingExtraError: torch or transformers is not installed.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.model = open_model(spec, self.bundle.manifest)
+        self.layers = self.model.config.num_hidden_layers
+        if spec.reference is not None:
+            self.label_places = _label_places(self.model.config, self.bundle.manifest.labels, spec.reference)
 
 
 def open_model(spec: Spec, manifest: Manifest) -> Any:
@@ -48,6 +72,20 @@ def inputs_of(model: Any, values: Values) -> Values:
     """Returns what a model of `transformers` reads of a batch: segment ids only when it has two segments or more."""
     has_segments = getattr(model.config, "type_vocab_size", 0) > 1
     return {name: value for name, value in values.items() if has_segments or name != "token_type_ids"}
+
+
+def _label_places(config: Any, labels: Sequence[str], reference: str) -> NDArray[np.int64] | None:
+    """Returns where a checkpoint has each of the labels; None where its own names say nothing, so the order is ours.
+
+    Raises:
+        ConfigError: It has another number of labels.
+    """
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    if len(names) != len(labels):
+        raise ConfigError(f"--reference {reference}: expected the bundle's {len(labels)} labels, got {len(names)}.")
+    if sorted(names) != sorted(labels):
+        return None
+    return np.array([names.index(label) for label in labels], np.int64)
 
 
 def _random_model(transformers: Any, auto_model: Any, manifest: Manifest) -> Any:

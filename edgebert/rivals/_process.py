@@ -17,6 +17,8 @@ from edgebert.errors import EdgeBertError
 from edgebert.rivals._protocol import (
     Case,
     Failed,
+    Predict,
+    Predicted,
     Prepare,
     Prepared,
     Ready,
@@ -29,7 +31,7 @@ from edgebert.rivals._protocol import (
     TimeSteps,
 )
 
-R = TypeVar("R", Ready, Prepared, Timed, Steps)
+R = TypeVar("R", Ready, Prepared, Timed, Steps, Predicted)
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
@@ -91,6 +93,10 @@ class SideProcess:
     def time_steps(self, case: int) -> Steps:
         """Times the steps inside one turn of a prepared case."""
         return self._ask(TimeSteps(case), Steps)
+
+    def predict(self, case: int) -> Predicted:
+        """Returns what the side answers to the texts of a prepared case."""
+        return self._ask(Predict(case), Predicted)
 
     def _ask(self, message: Spec | Request, expected: type[R]) -> R:
         assert self._process.stdin is not None
