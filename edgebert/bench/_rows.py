@@ -67,11 +67,6 @@ def make_ratio(ours: Record, rival: Record) -> dict[str, Any]:
     The interval is a 95 % percentile bootstrap of the median over the pairs; a winner is named only when it leaves
     1 out. Fewer than 5 pairs have no interval and no winner.
     """
-    pairs = ours.text_ms() / rival.text_ms()
-    low, high = _median_interval(pairs) if len(pairs) >= FEWEST_PAIRS else (None, None)
-    winner = None
-    if low is not None and high is not None and not low <= 1.0 <= high:
-        winner = ours.side.label if high < 1.0 else rival.side.label
     return {
         "bundle": ours.side.label,
         "against": rival.side.label,
@@ -80,6 +75,17 @@ def make_ratio(ours: Record, rival: Record) -> dict[str, Any]:
         "against_batch": rival.case.batch,
         "seq_len": ours.case.length or None,
         "scenario": ours.case.scenario if ours.case.texts else None,
+        **compare(ours.text_ms() / rival.text_ms(), ours.side.label, rival.side.label),
+    }
+
+
+def compare(pairs: NDArray[np.float64], ours: str, rival: str) -> dict[str, Any]:
+    """Returns what pairs of times, ours over the rival's, float64 [repeats], say together; see `make_ratio`."""
+    low, high = _median_interval(pairs) if len(pairs) >= FEWEST_PAIRS else (None, None)
+    winner = None
+    if low is not None and high is not None and not low <= 1.0 <= high:
+        winner = ours if high < 1.0 else rival
+    return {
         "ratio": float(np.median(pairs)),
         "ci_low": low,
         "ci_high": high,

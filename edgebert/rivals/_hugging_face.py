@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from edgebert.errors import ConfigError, require
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
 from edgebert.tasks import load_task
-from edgebert.text import Values
+
+T = TypeVar("T")
 
 
 class HuggingFaceSide(StaticSide):
@@ -33,6 +35,17 @@ class HuggingFaceSide(StaticSide):
         self.layers = self.model.config.num_hidden_layers
         if spec.reference is not None:
             self.label_places = _label_places(self.model.config, self.bundle.manifest.labels, spec.reference)
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Writes what `AutoTokenizer` opens, of the bundle's `tokenizer.json` that is there."""
+        import transformers
+
+        names = ["input_ids", "attention_mask", "token_type_ids"]
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"),
+            model_max_length=self.facts.max_length,
+            model_input_names=list(inputs_of(self.model, dict.fromkeys(names))),
+        ).save_pretrained(folder)
 
 
 def open_model(spec: Spec, manifest: Manifest) -> Any:
@@ -68,7 +81,7 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
     return model.eval()
 
 
-def inputs_of(model: Any, values: Values) -> Values:
+def inputs_of(model: Any, values: Mapping[str, T]) -> dict[str, T]:
     """Returns what a model of `transformers` reads of a batch: segment ids only when it has two segments or more."""
     has_segments = getattr(model.config, "type_vocab_size", 0) > 1
     return {name: value for name, value in values.items() if has_segments or name != "token_type_ids"}

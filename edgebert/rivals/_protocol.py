@@ -1,8 +1,8 @@
 """What `edgebert.bench` and a side's child process say to each other: one JSON object a line, over stdin and stdout.
 
 The parent first sends a `Spec`; the child loads that side and answers `Ready`. Then the child answers every `Prepare`
-with `Prepared`, every `Time` with `Timed`, every `TimeSteps` with `Steps` and every `Predict` with `Predicted`, and
-ends when its stdin does. Instead of any answer it may send `Failed`, and end.
+with `Prepared`, every `Time` with `Timed`, every `TimeSteps` with `Steps`, every `Predict` with `Predicted` and every
+`Save` with `Saved`, and ends when its stdin does. Instead of any answer it may send `Failed`, and end.
 """
 
 from __future__ import annotations
@@ -94,6 +94,12 @@ class Predict(msgspec.Struct, frozen=True, tag=True):
     case: int
 
 
+class Save(msgspec.Struct, frozen=True, tag=True):
+    """Write a static model into an empty folder as a user would have it."""
+
+    folder: str
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The side is loaded.
 
@@ -171,6 +177,12 @@ class Predicted(msgspec.Struct, frozen=True, tag=True):
     predictions: list[int | float | str]
 
 
+class Saved(msgspec.Struct, frozen=True, tag=True):
+    """It is there; `arguments` are what `python -m edgebert.rivals._cold` opens it with."""
+
+    arguments: list[str]
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The side cannot go on: name of a class in `edgebert/errors.py`, and its message."""
 
@@ -178,5 +190,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Prepare | Time | TimeSteps | Predict
-Reply = Ready | Prepared | Timed | Steps | Predicted | Failed
+Request = Prepare | Time | TimeSteps | Predict | Save
+Reply = Ready | Prepared | Timed | Steps | Predicted | Saved | Failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class StaticSide(ABC):
     label_places: NDArray[np.int64] | None = None
 
     def __init__(self, spec: Spec) -> None:
+        self.threads = spec.threads
         self.bundle = open_bundle(spec.bundle)
         self.facts = self.bundle.manifest.encoder
         self.layers = self.facts.layers
@@ -48,6 +50,17 @@ class StaticSide(ABC):
     @abstractmethod
     def answer(self, values: Values) -> Sequence[NDArray[Any]]:
         """Returns what the model gives for one batch: its logits, or those of starts and of ends."""
+
+    @abstractmethod
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the model as a user would have it; returns a way in `_cold`, and its arguments after the threads."""
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes model and tokenizer into a folder; returns what `python -m edgebert.rivals._cold` opens it with."""
+        self._tokenizer()
+        (folder / "tokenizer.json").write_bytes(self.bundle.read(TOKENIZER_NAME))
+        way, *arguments = self.write_model(folder)
+        return [way, str(folder), str(self.threads), *arguments]
 
     def describe(self) -> Description:
         """Returns what a static model is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ class Side(HuggingFaceSide):
     def finish(self, converted: Any, spec: Spec) -> Any:
         """Returns the model to compile, from the converted one."""
         return converted
+
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the converted model, its weights as they are."""
+        self._openvino.save_model(self.intermediate, folder / "model.xml", compress_to_fp16=False)
+        return ["openvino", str(self.facts.max_length), self.hint]
 
     def answer(self, values: Values) -> Sequence[NDArray[Any]]:
         """Returns the model's logits for one batch."""

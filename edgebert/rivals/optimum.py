@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -27,25 +28,39 @@ class Side(HuggingFaceSide):
     """
 
     def __init__(self, spec: Spec) -> None:
-        optimum = require("optimum.onnxruntime", extra="optimum", purpose=f"bench --against {spec.side}")
+        self.tools = require("optimum.onnxruntime", extra="optimum", purpose=f"bench --against {spec.side}")
         super().__init__(spec)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = spec.threads
-        options.inter_op_num_threads = 1
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = spec.threads
+        self._options.inter_op_num_threads = 1
+        auto_model = load_task(self.bundle.manifest.task).AUTO_MODEL
+        self._ort_model = getattr(self.tools, auto_model.replace("AutoModel", "ORTModel"))
         with tempfile.TemporaryDirectory() as folder:
-            self.model.save_pretrained(folder)
-            auto_model = load_task(self.bundle.manifest.task).AUTO_MODEL
-            ort_model = getattr(optimum, auto_model.replace("AutoModel", "ORTModel"))
-            exported = ort_model.from_pretrained(
-                folder, export=True, provider="CPUExecutionProvider", session_options=options
-            )
-            self._model = self.finish(exported, options)
+            self.write_onnx(folder)
+            self._model = self._open(folder)
 
-    def finish(self, exported: Any, options: onnxruntime.SessionOptions) -> Any:
-        """Returns the model to run, from the exported one."""
-        return exported
+    def export(self, folder: str) -> Any:
+        """Returns the model as optimum exports it; what it needs until it is written lies in a folder."""
+        self.model.save_pretrained(folder)
+        return self._open(folder, export=True)
+
+    def write_onnx(self, folder: str) -> None:
+        """Writes the exported model."""
+        with tempfile.TemporaryDirectory() as checkpoint:
+            self.export(checkpoint).save_pretrained(folder)
+
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the exported model with its tokenizer."""
+        self.write_onnx(str(folder))
+        self.write_tokenizer(folder)
+        return ["optimum"]
 
     def answer(self, values: Values) -> Sequence[NDArray[Any]]:
         """Returns the model's logits for one batch."""
         outputs: tuple[NDArray[Any], ...] = self._model(**inputs_of(self._model, values)).to_tuple()
         return outputs
+
+    def _open(self, folder: str, **options: bool) -> Any:
+        return self._ort_model.from_pretrained(
+            folder, provider="CPUExecutionProvider", session_options=self._options, **options
+        )

@@ -5,11 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Collection
-from typing import Any
 
-import onnxruntime
-
-from edgebert.errors import require
 from edgebert.host import cpu_features
 from edgebert.rivals import optimum
 
@@ -21,14 +17,13 @@ class Side(optimum.Side):
 
     precision = "int8"
 
-    def finish(self, exported: Any, options: onnxruntime.SessionOptions) -> Any:
-        """Returns the quantized model."""
-        tools = require("optimum.onnxruntime", extra="optimum", purpose="bench --against optimum_int8")
+    def write_onnx(self, folder: str) -> None:
+        """Writes the quantized model."""
         choice = settings_for(platform.machine(), cpu_features())
-        settings = getattr(tools.AutoQuantizationConfig, choice)(is_static=False, per_channel=True)
-        with tempfile.TemporaryDirectory() as folder:
-            tools.ORTQuantizer.from_pretrained(exported).quantize(settings, folder)
-            return type(exported).from_pretrained(folder, provider="CPUExecutionProvider", session_options=options)
+        settings = getattr(self.tools.AutoQuantizationConfig, choice)(is_static=False, per_channel=True)
+        with tempfile.TemporaryDirectory() as checkpoint:
+            exported = self.export(checkpoint)  # its file is there as long as this is
+            self.tools.ORTQuantizer.from_pretrained(exported).quantize(settings, folder)
 
 
 def settings_for(machine: str, features: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,12 +19,20 @@ TAKES_REFERENCE = True
 class Side(HuggingFaceSide):
     """A model of `transformers`."""
 
+    form = "eager"
+
     def __init__(self, spec: Spec) -> None:
         self._torch = require("torch", extra="train", purpose=f"bench --against {spec.side}")
         self._torch.set_num_threads(spec.threads)
         self._torch.set_num_interop_threads(1)
         super().__init__(spec)
         self._forward = self.finish(self.model)
+
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the checkpoint."""
+        self.model.save_pretrained(folder)
+        self.write_tokenizer(folder)
+        return ["torch", self.form]
 
     def finish(self, model: Any) -> Any:
         """Returns what is called, from the model."""

@@ -25,6 +25,8 @@ class Side(torch.Side):
         MissingExtraError: There is no C++ compiler.
     """
 
+    form = "compiled"
+
     def __init__(self, spec: Spec) -> None:
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:

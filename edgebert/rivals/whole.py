@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ class Side(StaticSide):
             threads=spec.threads,
             provider=spec.provider,
         )
+
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the graph as it is."""
+        (folder / "model.onnx").write_bytes(self.bundle.read(WHOLE_MODEL_NAME))
+        return ["onnxruntime", str(self.facts.max_length)]
 
     def answer(self, values: Values) -> Sequence[NDArray[Any]]:
         """Returns the graph's outputs."""
