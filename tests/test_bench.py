@@ -6,11 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import openvino
 import psutil
 import pytest
@@ -19,8 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from edgebert.bench import SCHEMA, bench_bundles
 from edgebert.bench_table import table
-from edgebert.bundle import TOKENIZER_NAME, open_bundle
-from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
 from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
@@ -391,12 +388,10 @@ def test_bench_default_lengths_are_those_the_bundle_takes(plain_bundle: Path) ->
     assert [row["seq_len"] for row in result["rows"]] == [16, 32]
 
 
-def test_bench_without_tokenizer(plain_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
-    bundle = shutil.copytree(plain_bundle, tmp_path / "no-tokenizer")
-    (bundle / TOKENIZER_NAME).unlink()
-    manifest = open_bundle(plain_bundle).manifest
-    files = {name: facts for name, facts in manifest.files.items() if name != TOKENIZER_NAME}
-    (bundle / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+def test_bench_without_tokenizer(
+    plain_bundle: Path, sentiment_data: Path, without_tokenizer: Callable[[Path], Path]
+) -> None:
+    bundle = without_tokenizer(plain_bundle)
 
     assert len(bench_bundles([bundle], lengths=(4,), repeats=1)["rows"]) == 1
     with pytest.raises(ConfigError, match="has no tokenizer, so texts cannot be timed"):
