@@ -13,6 +13,8 @@ from edgebert.bench_table import cold_table
 from edgebert.bundle import open_bundle
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.host import host_facts
+from edgebert.rivals._process import SideProcess
+from edgebert.rivals._protocol import Spec
 
 ROW_FIELDS = {
     *("bundle", "rival_of", "precision", "threads", "cold_ms", "min_ms", "max_ms", "private_mb", "repeats_ms"),
@@ -133,7 +135,7 @@ def test_cold_command_refuses_options_of_other_scenarios(plain_bundle: Path) -> 
 @pytest.mark.parametrize(
     "rival",
     [
-        *("openvino_int8", "torch_compile"),
+        "openvino_int8",
         *(["optimum", "optimum_int8"] if importlib.util.find_spec("optimum") is not None else []),
     ],
 )
@@ -142,3 +144,20 @@ def test_cold_rival(plain_bundle: Path, rival: str) -> None:
 
     assert result["rows"][1]["bundle"] == rival
     assert result["rows"][1]["cold_ms"] > 0
+
+
+def test_cold_compiled(plain_bundle: Path, tmp_path: Path) -> None:
+    spec = Spec(side="torch", bundle=str(plain_bundle))
+    with SideProcess(spec, label="torch") as process:
+        way, folder, threads, form = process.save(str(tmp_path)).arguments
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edgebert.rivals._cold", way, folder, threads, "compiled"],
+        input="a good film\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert form == "eager"
+    assert done.stdout.strip() in ("0", "1"), done.stderr
