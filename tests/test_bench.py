@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from edgebert.bench import SCHEMA, bench_bundles
 from edgebert.bench_table import table
+from edgebert.bundle import open_bundle
 from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
 from edgebert.rivals import openvino_bf16, openvino_int8
+from edgebert.rivals._hugging_face import open_model
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals.optimum_int8 import settings_for
@@ -302,6 +304,18 @@ def test_bench_reference_of_other_labels(plain_bundle: Path, plain_checkpoint: P
 
     with pytest.raises(ConfigError, match="expected the bundle's 2 labels, got 3"):
         bench_bundles([plain_bundle], lengths=(4,), against="torch", reference=str(folder))
+
+
+def test_bench_reference_without_a_head(plain_bundle: Path, plain_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain_checkpoint, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ConfigError, match=r"has no classifier\.bias, classifier\.weight, so what it answers would be"):
+        open_model(
+            Spec(side="torch", bundle=str(plain_bundle), reference=str(folder)), open_bundle(plain_bundle).manifest
+        )
 
 
 def test_bench_against_compiled(plain_bundle: Path, sentiment_data: Path) -> None:

@@ -56,8 +56,8 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
         manifest: The bundle's, whose encoder shape a random model gets.
 
     Raises:
-        ConfigError: The checkpoint cannot be opened or has fewer token ids than the bundle, or the provider is not
-            the processor.
+        ConfigError: The checkpoint cannot be opened, lacks weights or has fewer token ids than the bundle, or the
+            provider is not the processor.
         MissingExtraError: torch or transformers is not installed.
     """
     purpose = f"bench --against {spec.side}"
@@ -69,10 +69,16 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
     if spec.reference is None:
         return _random_model(transformers, auto_model, manifest)
     try:
-        model = auto_model.from_pretrained(spec.reference)
+        model, loading = auto_model.from_pretrained(spec.reference, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"--reference {spec.reference}: cannot be opened as a checkpoint: {reason}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"--reference {spec.reference}: has no {', '.join(missing[:2])}, so what it answers would be random; name "
+            "a checkpoint with the head of transformers (plain has it with pool: cls), or leave --reference out."
+        )
     if model.config.vocab_size < manifest.encoder.vocabulary_size:
         raise ConfigError(
             f"--reference {spec.reference}: expected at least the bundle's {manifest.encoder.vocabulary_size} token "
