@@ -31,7 +31,7 @@ test-web: .venv/installed
 		|| { echo "make test-web: needs Chromium, such as Debian's package: apt-get install chromium" >&2; exit 1; }
 	.venv/bin/python -m pytest tests/web
 
-# Everything together: torch, transformers, onnx, onnxruntime, optimum, neural-compressor, click.
+# Everything together: torch, transformers, onnx, onnxruntime, optimum, openvino, neural-compressor, click.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) -e '.[all,dev]'
