@@ -39,7 +39,7 @@ tests/web/node_modules/installed: tests/web/package-lock.json
 	cd tests/web && npm ci --no-audit --no-fund --ignore-scripts
 	touch $@
 
-# Everything together: torch, transformers, onnx, onnxruntime, optimum, neural-compressor, click.
+# Everything together: torch, transformers, onnx, onnxruntime, optimum, openvino, neural-compressor, click.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) -e '.[all,dev]'

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgebert.bench import FEWEST_PAIRS
+from edgebert.bench._rows import FEWEST_PAIRS
+from edgebert.output import markdown_table
 
 _COLUMNS = (
     ("bundle", "bundle", "{}"),
@@ -16,6 +17,7 @@ _COLUMNS = (
     ("batch", "batch", "{}"),
     ("tokens", "seq_len", "{}"),
     ("scenario", "scenario", "{}"),
+    ("metric", "metric", "{:.4f}"),
     ("layers", "mean_layers", "{:.2f}"),
     ("tokenize ms", "tokenize_ms", "{:.3f}"),
     ("first ms", "first_ms", "{:.2f}"),
@@ -45,6 +47,21 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
+def cold_table(result: Mapping[str, Any]) -> str:
+    """Returns a result of `bench_cold` as a markdown table, then lines for ratios."""
+    rows = [
+        [
+            "" if row[key] is None else f"{row[key]:.0f}" if isinstance(row[key], float) else str(row[key])
+            for key in ("bundle", "precision", "prepared", "threads", "cold_ms", "min_ms", "max_ms", "private_mb")
+        ]
+        for row in result["rows"]
+    ]
+    lines = [
+        markdown_table(["bundle", "precision", "prepared", "threads", "cold ms", "min", "max", "private MB"], rows)
+    ]
+    return "\n".join([*lines, *(["", *map(ratio_line, result["ratios"])] if result["ratios"] else [])])
+
+
 def table_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, ...]]]:
     """Returns the headings of a table of rows, and each row's cells; columns that no row fills are left out."""
     columns = _filled_columns(rows)
@@ -57,15 +74,18 @@ def _filled_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, s
 
 
 def _where(entry: Mapping[str, Any]) -> str:
+    threads = f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}"
+    if "batch" not in entry:
+        return threads
     tokens = f", {entry['seq_len']} tokens" if entry["seq_len"] else f", {entry['scenario']}"
     batch = f"batch {entry['batch']}"
     if entry.get("against_batch", entry["batch"]) != entry["batch"]:
         batch += f" against {entry['against_batch']}"
-    return f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}, {batch}{tokens}"
+    return f"{threads}, {batch}{tokens}"
 
 
 def ratio_line(ratio: Mapping[str, Any]) -> str:
-    """Returns a ratio of a result as a sentence."""
+    """Returns a ratio of a result as a line."""
     line = f"- {ratio['bundle']} / {ratio['against']} ({_where(ratio)}): time ratio {ratio['ratio']:.3f}"
     if ratio["ci_low"] is None:
         return f"{line} ({len(ratio['pairs'])} of the {FEWEST_PAIRS} repeats that an interval needs)"

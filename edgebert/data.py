@@ -38,6 +38,11 @@ class Example(msgspec.Struct, frozen=True):
     text_pair: str | None = None
     label: str | None = None
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it is known what the answer should be."""
+        return self.label is not None
+
 
 class _Row(msgspec.Struct, frozen=True):
     """A row as a format gives it: its cells by column, where it stands, and where its columns are named."""

@@ -14,7 +14,7 @@ import edgebert
 from edgebert.processor import cpu_name
 from edgebert.runtime.threads import available_threads
 
-_PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "optimum", "optimum-onnx")
+_PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "optimum", "optimum-onnx", "openvino", "nncf")
 
 
 def host_facts() -> dict[str, Any]:

@@ -29,6 +29,11 @@ class Question(Example, frozen=True):
     answers: tuple[Gold, ...] = ()
     passage: int = 0
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether an answer is known."""
+        return bool(self.answers)
+
 
 class _Answer(msgspec.Struct):
     text: str

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 
 from edgebert.bench import bench_bundles
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle import TOKENIZER_NAME, open_bundle
+from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint, encode_manifest
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig
 from edgebert.data import read_examples
@@ -272,6 +275,21 @@ def width_bundle(tmp_path_factory: pytest.TempPathFactory, save_tiny_checkpoint:
     points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5})}
     checkpoint = save_tiny_checkpoint({"name": "tbert"}, points)
     return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "widths").path
+
+
+@pytest.fixture
+def without_tokenizer(tmp_path: Path) -> Callable[[Path], Path]:
+    """Makes a copy of a bundle that has no tokenizer, as one of random weights has none."""
+
+    def copy(source: Path) -> Path:
+        bundle = shutil.copytree(source, tmp_path / "no-tokenizer")
+        (bundle / TOKENIZER_NAME).unlink()
+        manifest = open_bundle(source).manifest
+        files = {name: facts for name, facts in manifest.files.items() if name != TOKENIZER_NAME}
+        (bundle / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+        return bundle
+
+    return copy
 
 
 @pytest.fixture(scope="session")

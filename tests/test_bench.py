@@ -1,35 +1,42 @@
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import openvino
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from edgebert.bench import SCHEMA, bench_bundles
 from edgebert.bench_table import table
-from edgebert.bundle import TOKENIZER_NAME, open_bundle
-from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
+from edgebert.bundle import open_bundle
 from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
+from edgebert.rivals import openvino_bf16, openvino_int8
+from edgebert.rivals._hugging_face import open_model
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Spec
+from edgebert.rivals.optimum_int8 import settings_for
 from edgebert.single import add_single
+
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 # Every bench loads each side in a process of its own, so tests share the results of a few.
 ROW_FIELDS = {
     *("bundle", "rival_of", "method", "policy", "knobs", "precision", "provider", "threads", "batch", "seq_len"),
     *("scenario", "n", "mean_layers", "mean_tokens", "tokenize_ms", "load_ms", "first_ms", "mean_ms", "min_ms"),
     *("max_ms", "p50_ms", "p90_ms", "p99_ms", "texts_per_s", "repeats_ms", "turns", "pid", "latency_quantiles_ms"),
-    *("private_mb", "energy_j", "energy_source"),
+    *("private_mb", "energy_j", "energy_source", "max_length", "metric_name", "metric"),
 }
 
 
@@ -225,6 +232,157 @@ def test_bench_against_torch_random_weights(plain_bundle: Path, sentiment_data: 
     assert "(1 of the 5 repeats that an interval needs)" in table(result)
 
 
+def test_bench_against_several(
+    plain_bundle: Path, dact_bundle: Path, plain_checkpoint: Path, sentiment_data: Path
+) -> None:
+    rivals = ["torch", "openvino", "openvino_bf16", "whole"] if HAS_BF16 else ["torch", "openvino", "whole"]
+
+    result = bench_bundles(
+        [plain_bundle],
+        data=sentiment_data / "test.tsv",
+        against=[*rivals, dact_bundle],
+        reference=str(plain_checkpoint),
+        max_texts=12,
+        max_length=8,
+        repeats=1,
+    )
+
+    assert [row["bundle"] for row in result["rows"]] == [str(plain_bundle), *rivals, str(dact_bundle)]
+    assert [ratio["against"] for ratio in result["ratios"]] == [*rivals, str(dact_bundle)]
+    ours, *others = result["rows"]
+    assert (ours["metric_name"], ours["max_length"]) == ("accuracy", 8)
+    assert ours["mean_tokens"] <= 8
+    # The checkpoint that the bundle was made from: every rival answers as it does.
+    assert {row["metric"] for row in others[:-1] if row["precision"] == "fp32"} == {ours["metric"]}
+    assert 0 <= ours["metric"] <= 1
+    assert {row["bundle"] for row in result["rows"] if row["private_mb"] is None} == {*rivals} - {"whole"}
+    assert "| metric |" in table(result)
+
+
+def test_bench_bundles_of_one_shape_share_a_rival(plain_bundle: Path, dact_bundle: Path) -> None:
+    result = bench_bundles([plain_bundle, dact_bundle], against=["torch", "uncompacted"], lengths=(4,), repeats=1)
+
+    names = [str(plain_bundle), str(dact_bundle)]
+    assert [row["bundle"] for row in result["rows"]] == [*names, "torch", "uncompacted", "uncompacted"]
+    assert [row["rival_of"] for row in result["rows"]] == [None, None, names[0], *names]
+    assert [ratio["against"] for ratio in result["ratios"]] == ["torch"] * 2 + ["uncompacted"] * 2
+    assert all(row["metric"] is None for row in result["rows"])
+
+
+def test_bench_label_order_of_the_reference(
+    plain_bundle: Path, plain_checkpoint: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    """A checkpoint with its labels the other way round scores the same."""
+    folder = shutil.copytree(plain_checkpoint, tmp_path / "reversed")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    labels = [config["id2label"][number] for number in ("1", "0")]
+    config |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(folder / "model.safetensors")
+    heads = [name for name in weights if name.startswith("classifier")]
+    save_file(
+        {**weights, **{name: weights[name].flip(0).contiguous() for name in heads}},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    options: dict[str, Any] = {"data": sentiment_data / "test.tsv", "against": "torch", "max_texts": 20, "repeats": 1}
+
+    straight = bench_bundles([plain_bundle], reference=str(plain_checkpoint), **options)
+    turned = bench_bundles([plain_bundle], reference=str(folder), **options)
+
+    assert len(heads) == 2
+    assert _one(turned, "torch")["metric"] == _one(straight, "torch")["metric"] == straight["rows"][0]["metric"]
+
+
+def test_bench_reference_of_other_labels(plain_bundle: Path, plain_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain_checkpoint, tmp_path / "three")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(folder / "model.safetensors")
+    wider = {name: torch.cat([weights[name], weights[name][:1]]) for name in weights if name.startswith("classifier")}
+    save_file({**weights, **wider}, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ConfigError, match="expected the bundle's 2 labels, got 3"):
+        bench_bundles([plain_bundle], lengths=(4,), against="torch", reference=str(folder))
+
+
+def test_bench_reference_without_a_head(plain_bundle: Path, plain_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain_checkpoint, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ConfigError, match=r"has no classifier\.bias, classifier\.weight, so what it answers would be"):
+        open_model(
+            Spec(side="torch", bundle=str(plain_bundle), reference=str(folder)), open_bundle(plain_bundle).manifest
+        )
+
+
+def test_bench_against_compiled(plain_bundle: Path, sentiment_data: Path) -> None:
+    result = bench_bundles([plain_bundle], data=sentiment_data, against="torch_compile", max_texts=3, repeats=1)
+
+    assert _one(result, "torch_compile")["mean_layers"] == 3
+
+
+def test_bench_without_a_compiler(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(MissingExtraError, match=r"needs the C\+\+ compiler no-such-compiler, which is not installed"):
+        bench_bundles([plain_bundle], lengths=(4,), against="torch_compile")
+
+
+@pytest.mark.parametrize("with_texts", [False, True])
+def test_bench_against_openvino_int8(
+    plain_bundle: Path, plain_checkpoint: Path, sentiment_data: Path, with_texts: bool
+) -> None:
+    asked: dict[str, Any] = {"data": sentiment_data, "max_texts": 6} if with_texts else {"lengths": (8,)}
+
+    result = bench_bundles([plain_bundle], against="openvino_int8", reference=str(plain_checkpoint), repeats=1, **asked)
+
+    assert _one(result, "openvino_int8")["precision"] == "int8"
+
+
+@pytest.mark.parametrize(("rival", "module"), [("openvino", "openvino"), ("openvino_int8", "nncf")])
+def test_bench_without_openvino(
+    plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rival: str, module: str
+) -> None:
+    (tmp_path / f"{module}.py").write_text("raise ImportError('not there')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+    with pytest.raises(MissingExtraError, match=rf"{rival} needs {module}, .* 'edgebert\[bench-openvino\]'"):
+        bench_bundles([plain_bundle], lengths=(4,), against=rival)
+
+
+def test_bench_bf16_is_refused_where_there_is_none(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["FP32", "INT8"])
+
+    with pytest.raises(ConfigError, match=r"this processor has no bf16 \(OpenVINO lists FP32, INT8\)"):
+        openvino_bf16.Side(Spec(side="openvino_bf16", bundle=str(plain_bundle)))
+
+
+def test_bench_other_precision_than_asked_is_refused(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgebert.rivals.openvino._precision_run", lambda _: "fp32")
+
+    with pytest.raises(ConfigError, match="would run fp32 on this processor, not int8"):
+        openvino_int8.Side(Spec(side="openvino_int8", bundle=str(plain_bundle)))
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "choice"),
+    [
+        ("x86_64", {"avx2", "avx512f", "avx512_vnni"}, "avx512_vnni"),
+        ("x86_64", {"avx2", "avx512f"}, "avx512"),
+        ("x86_64", {"avx2"}, "avx2"),
+        ("AMD64", set(), "avx2"),
+        ("aarch64", {"asimd"}, "arm64"),
+        ("arm64", set(), "arm64"),
+    ],
+)
+def test_optimum_settings_suit_the_processor(machine: str, features: set[str], choice: str) -> None:
+    assert settings_for(machine, features) == choice
+
+
 # The newest stack is tested without optimum, which it forbids; there this test does not exist.
 if importlib.util.find_spec("optimum") is not None:
 
@@ -245,12 +403,10 @@ def test_bench_default_lengths_are_those_the_bundle_takes(plain_bundle: Path) ->
     assert [row["seq_len"] for row in result["rows"]] == [16, 32]
 
 
-def test_bench_without_tokenizer(plain_bundle: Path, tmp_path: Path, sentiment_data: Path) -> None:
-    bundle = shutil.copytree(plain_bundle, tmp_path / "no-tokenizer")
-    (bundle / TOKENIZER_NAME).unlink()
-    manifest = open_bundle(plain_bundle).manifest
-    files = {name: facts for name, facts in manifest.files.items() if name != TOKENIZER_NAME}
-    (bundle / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+def test_bench_without_tokenizer(
+    plain_bundle: Path, sentiment_data: Path, without_tokenizer: Callable[[Path], Path]
+) -> None:
+    bundle = without_tokenizer(plain_bundle)
 
     assert len(bench_bundles([bundle], lengths=(4,), repeats=1)["rows"]) == 1
     with pytest.raises(ConfigError, match="has no tokenizer, so texts cannot be timed"):
@@ -292,6 +448,8 @@ def test_bench_missing_extra(plain_bundle: Path, tmp_path: Path, monkeypatch: py
         ({"against": "bundle"}, "no such rival"),
         ({"reference": "x"}, "name one with --against"),
         ({"reference": "x", "against": "whole", "lengths": (4,)}, "not with whole"),
+        ({"max_length": 8}, "max_length: cuts texts"),
+        ({"max_length": 0, "data": "x.tsv"}, "max_length: expected 1 or more, got 0."),
         ({"reference": "x", "against": "uncompacted", "lengths": (4,)}, "not with uncompacted"),
         ({"against": "whole", "against_batch": 0}, "against_batch: expected 1 or more, got 0."),
         ({"threads": (0,)}, "threads: expected whole numbers of 1 or more, got 0."),

@@ -128,6 +128,7 @@ class Timed(_Row, frozen=True, kw_only=True):
     texts_per_s: float
     first_ms: float
     tokenize_ms: float | None = None
+    metric: float | None = None
     energy_j: float | None = None
     energy_source: str | None = None
     steps_ms: dict[str, float] = {}

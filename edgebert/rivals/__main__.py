@@ -7,15 +7,29 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from edgebert import registry
 from edgebert.errors import EdgeBertError
-from edgebert.rivals._measure import Measurement, Side, prepare, time_turn
+from edgebert.rivals._measure import Measurement, Side, predict, prepare, time_turn
 from edgebert.rivals._memory import PrivateMemory
-from edgebert.rivals._protocol import Failed, Prepare, Ready, Reply, Request, Spec, TimeSteps
+from edgebert.rivals._protocol import (
+    Failed,
+    Predict,
+    Predicted,
+    Prepare,
+    Ready,
+    Reply,
+    Request,
+    Save,
+    Saved,
+    Spec,
+    TimeSteps,
+)
+from edgebert.rivals._static import StaticSide
 from edgebert.rivals._steps import time_steps
 
 
@@ -53,6 +67,11 @@ def _serve(lines: BinaryIO) -> Iterator[Reply]:
             yield prepared
         elif isinstance(request, TimeSteps):
             yield time_steps(side, measurements[request.case])
+        elif isinstance(request, Predict):
+            yield Predicted(predict(side, measurements[request.case].case))
+        elif isinstance(request, Save):
+            assert isinstance(side, StaticSide)
+            yield Saved(side.save(Path(request.folder)))
         else:
             yield time_turn(side, measurements[request.case], memory)
 

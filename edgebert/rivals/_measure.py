@@ -16,7 +16,8 @@ from edgebert.energy import EnergyMeter
 from edgebert.rivals._memory import PrivateMemory
 from edgebert.rivals._protocol import Case, Prepared, Timed
 from edgebert.runtime.graphs import Graph
-from edgebert.text import Encoded, Text, Values
+from edgebert.tasks import Task
+from edgebert.text import Encoded, Text, Values, join_rows
 
 TURN_MS = 200.0
 """How long a turn of random token ids should about last."""
@@ -31,13 +32,14 @@ LayersRun = NDArray[Any] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a side runs: see the fields of the same names in `Ready`; `layers` is the model's depth."""
+    """What a side runs: see the fields of the same names in `Ready`; `layers` is the model's depth, `task` its task."""
 
     method: str
     policy: str
     knobs: Knobs
     precision: str
     layers: int
+    task: Task
 
 
 class Side(Protocol):
@@ -60,6 +62,9 @@ class Side(Protocol):
 
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in batches of like length, at most `batch_size` rows each."""
+
+    def scores(self, rows: Sequence[Encoded], batch_size: int) -> NDArray[Any]:
+        """Returns what `run_list` answers: scores in the order of the bundle's labels, [rows, ...]."""
 
 
 Call = Callable[[], LayersRun]
@@ -101,6 +106,21 @@ def time_turn(side: Side, measurement: Measurement, memory: PrivateMemory) -> Ti
     run = [rows for rows in layers if rows is not None]
     mean_layers = float(np.concatenate(run).mean()) if run else float(side.describe().layers)
     return Timed(call_ms=call_ms, mean_layers=mean_layers, energy=energy, private_mb=memory.grown_mb())
+
+
+def predict(side: Side, case: Case) -> list[Any]:
+    """Returns what a side answers to a case's texts, in the batches in which it is timed on them."""
+    side.choose(case)
+    rows = side.encode(case.texts, case.max_length)
+    places = np.arange(len(rows))
+    if case.scenario == "offline":
+        parts = [(places, side.scores(rows, case.batch))]
+    else:
+        starts = np.flatnonzero(np.diff([row.text for row in rows])) + 1
+        alone = np.split(places, starts)
+        parts = [(part, side.scores([rows[place] for place in part], len(part))) for part in alone]
+    answers: list[Any] = side.describe().task.predictions(join_rows(parts, len(rows)), rows).tolist()
+    return answers
 
 
 def _prepare_texts(side: Side, case: Case, number: int) -> tuple[Measurement, Prepared]:

@@ -17,11 +17,15 @@ from edgebert.errors import EdgeBertError
 from edgebert.rivals._protocol import (
     Case,
     Failed,
+    Predict,
+    Predicted,
     Prepare,
     Prepared,
     Ready,
     Reply,
     Request,
+    Save,
+    Saved,
     Spec,
     Steps,
     Time,
@@ -29,11 +33,16 @@ from edgebert.rivals._protocol import (
     TimeSteps,
 )
 
-R = TypeVar("R", Ready, Prepared, Timed, Steps)
+R = TypeVar("R", Ready, Prepared, Timed, Steps, Predicted, Saved)
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
 _LINES_SHOWN = 20
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Returns the environment of a process that is timed."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
 
 
 class SideProcess:
@@ -58,15 +67,13 @@ class SideProcess:
         Raises:
             EdgeBertError: Whatever the side could not do, as the error class that the child named.
         """
-        threads = str(self._spec.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgebert.rivals"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env=environment(self._spec.threads),
         )
         try:
             self.ready = self._ask(self._spec, Ready)
@@ -91,6 +98,14 @@ class SideProcess:
     def time_steps(self, case: int) -> Steps:
         """Times the steps inside one turn of a prepared case."""
         return self._ask(TimeSteps(case), Steps)
+
+    def predict(self, case: int) -> Predicted:
+        """Returns what the side answers to the texts of a prepared case."""
+        return self._ask(Predict(case), Predicted)
+
+    def save(self, folder: str) -> Saved:
+        """Lets a static side write its model into a folder."""
+        return self._ask(Save(folder), Saved)
 
     def _ask(self, message: Spec | Request, expected: type[R]) -> R:
         assert self._process.stdin is not None

@@ -1,8 +1,8 @@
 """What `edgebert.bench` and a side's child process say to each other: one JSON object a line, over stdin and stdout.
 
 The parent first sends a `Spec`; the child loads that side and answers `Ready`. Then the child answers every `Prepare`
-with `Prepared`, every `Time` with `Timed` and every `TimeSteps` with `Steps`,
-and ends when its stdin does. Instead of any answer it may send `Failed`, and end.
+with `Prepared`, every `Time` with `Timed`, every `TimeSteps` with `Steps`, every `Predict` with `Predicted` and every
+`Save` with `Saved`, and ends when its stdin does. Instead of any answer it may send `Failed`, and end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from edgebert.bundle.manifest import Knobs
 from edgebert.energy import Energy
-from edgebert.errors import ConfigError
 from edgebert.text import Text
 
 Scenario = Literal["single-stream", "offline"]
@@ -31,6 +30,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         knobs: Knobs on top of it.
         compact: Whether finished rows leave their batch at once.
         reference: Checkpoint folder or hub id of a static rival. None: random weights.
+        calibration: Texts that a rival which is quantized may calibrate on; none: random token ids.
+        max_length: Those texts are cut to this many tokens; None is the model's own limit.
     """
 
     side: str
@@ -41,15 +42,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     knobs: Knobs = {}
     compact: bool = True
     reference: str | None = None
-
-    def refuse_reference(self) -> None:
-        """Checks that a side which has the bundle's own weights is not given others.
-
-        Raises:
-            ConfigError: It is.
-        """
-        if self.reference is not None:
-            raise ConfigError(f"--reference: goes with the rivals torch and optimum, not with {self.side}.")
+    calibration: tuple[Text, ...] = ()
+    max_length: int | None = None
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +86,18 @@ class TimeSteps(msgspec.Struct, frozen=True, tag=True):
     """Time the steps inside one turn of a prepared case, named by its number."""
 
     case: int
+
+
+class Predict(msgspec.Struct, frozen=True, tag=True):
+    """Answer the texts of a prepared case, named by its number, untimed."""
+
+    case: int
+
+
+class Save(msgspec.Struct, frozen=True, tag=True):
+    """Write a static model into an empty folder as a user would have it."""
+
+    folder: str
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -165,6 +171,18 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     graph_calls: dict[str, int]
 
 
+class Predicted(msgspec.Struct, frozen=True, tag=True):
+    """What the side answers to each text, as the task counts it, such as a label's number."""
+
+    predictions: list[int | float | str]
+
+
+class Saved(msgspec.Struct, frozen=True, tag=True):
+    """It is there; `arguments` are what `python -m edgebert.rivals._cold` opens it with."""
+
+    arguments: list[str]
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The side cannot go on: name of a class in `edgebert/errors.py`, and its message."""
 
@@ -172,5 +190,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Prepare | Time | TimeSteps
-Reply = Ready | Prepared | Timed | Steps | Failed
+Request = Prepare | Time | TimeSteps | Predict | Save
+Reply = Ready | Prepared | Timed | Steps | Predicted | Saved | Failed

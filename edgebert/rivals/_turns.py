@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle import Bundle
+from edgebert.data import Example
 from edgebert.output import Advance
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Case, Prepared, Spec, Steps, Timed
+from edgebert.tasks import load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class TimedSide:
         spec: What its process loads.
         bundle: The bundle that `spec` names.
         batch: Its own batch size; None is that of the case.
+        is_static: Whether it is a rival made of a static model, of a checkpoint or of random weights.
     """
 
     label: str
@@ -34,13 +37,14 @@ class TimedSide:
     spec: Spec
     bundle: Bundle
     batch: int | None = None
+    is_static: bool = False
 
 
 @dataclass(kw_only=True)
 class Record:
     """What one side gave in one case: how it was prepared, its turns in order, and their numbers within the case.
 
-    `steps` has the turns whose steps were timed.
+    `steps` has the turns whose steps were timed; `metric` how good the answers are, where that was asked and is known.
     """
 
     side: TimedSide
@@ -50,6 +54,19 @@ class Record:
     timed: list[Timed] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     steps: list[Steps] = field(default_factory=list)
+    metric_name: str | None = None
+    metric: float | None = None
+
+    def judge(self, examples: Sequence[Example]) -> None:
+        """Lets the side answer the case's texts once more, untimed, and sets `metric`; random weights have none."""
+        manifest = self.side.bundle.manifest
+        if self.side.is_static and self.side.spec.reference is None:
+            return
+        task = load_task(manifest.task)
+        targets = task.encode_targets(examples, manifest.labels, where=self.side.label)
+        predictions = self.process.predict(self.prepared.case).predictions
+        self.metric_name = task.METRIC
+        self.metric = task.metric(np.array(predictions, targets.dtype), targets)
 
     def text_ms(self) -> NDArray[np.float64]:
         """Returns the mean wall time of a text in each repeat, in ms, float64 [repeats]."""
@@ -77,13 +94,14 @@ class Record:
     def footprint(self) -> dict[str, Any]:
         """Returns what running costs besides time, as fields of a result row.
 
-        `private_mb` is the process's private memory above what its libraries take, after its last turn; `energy_j` is
-        joules per text, the median of the repeats, `energy_source` where that comes from.
+        `private_mb` is the process's private memory above what its libraries take, after its last turn; None for a
+        rival made of a static model, whose process still holds what it was made with (`edgebert.bench.cold` has it).
+        `energy_j` is joules per text, the median of the repeats, `energy_source` where that comes from.
         """
         texts = self.prepared.texts_per_call * len(self.timed[0].call_ms)
         last = self.timed[-1]
         return {
-            "private_mb": last.private_mb,
+            "private_mb": None if self.side.is_static else last.private_mb,
             "energy_j": float(np.median([turn.energy.joules for turn in self.timed])) / texts,
             "energy_source": last.energy.source,
         }

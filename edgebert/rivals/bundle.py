@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
@@ -15,7 +18,6 @@ class Side:
     """A loaded bundle with its policy."""
 
     def __init__(self, spec: Spec) -> None:
-        spec.refuse_reference()
         self._model = EdgeModel.from_pretrained(
             spec.bundle, policy=spec.policy, threads=spec.threads, provider=spec.provider, compact=spec.compact
         )
@@ -31,6 +33,7 @@ class Side:
             knobs=point.knobs,
             precision=manifest.precision,
             layers=manifest.encoder.layers,
+            task=self._model.task,
         )
 
     def choose(self, case: Case) -> None:
@@ -66,3 +69,7 @@ class Side:
     def run_list(self, rows: Sequence[Encoded], batch_size: int) -> LayersRun:
         """Answers token ids in batches of like length."""
         return self._model.run_encoded(rows, batch_size=batch_size).layers_run
+
+    def scores(self, rows: Sequence[Encoded], batch_size: int) -> NDArray[Any]:
+        """Returns what the bundle answers, [rows, ...]."""
+        return self._model.run_encoded(rows, batch_size=batch_size).scores

@@ -7,6 +7,8 @@ import msgspec
 from edgebert.rivals import bundle
 from edgebert.rivals._protocol import Spec
 
+TAKES_REFERENCE = False
+
 
 class Side(bundle.Side):
     """A loaded bundle that never compacts."""

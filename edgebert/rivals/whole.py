@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
 from edgebert.bundle import WHOLE_MODEL_NAME
 from edgebert.errors import ConfigError
-from edgebert.rivals._measure import LayersRun
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
 from edgebert.runtime.sessions import make_graph
 from edgebert.text import Values
+
+TAKES_REFERENCE = False
 
 
 class Side(StaticSide):
     """The whole model in one session.
 
     Raises:
-        ConfigError: The bundle has no whole model, or a reference is given.
+        ConfigError: The bundle has no whole model.
     """
 
     def __init__(self, spec: Spec) -> None:
-        spec.refuse_reference()
         super().__init__(spec)
         if not self.bundle.has(WHOLE_MODEL_NAME):
             raise ConfigError(
@@ -34,7 +40,12 @@ class Side(StaticSide):
             provider=spec.provider,
         )
 
-    def run_batch(self, values: Values) -> LayersRun:
-        """Answers one batch as it is."""
-        self._graph.run(values, self._graph.outputs)
-        return None
+    def write_model(self, folder: Path) -> list[str]:
+        """Writes the graph as it is."""
+        (folder / "model.onnx").write_bytes(self.bundle.read(WHOLE_MODEL_NAME))
+        return ["onnxruntime", str(self.facts.max_length)]
+
+    def answer(self, values: Values) -> Sequence[NDArray[Any]]:
+        """Returns the graph's outputs."""
+        made = self._graph.run(values, self._graph.outputs)
+        return [made[name] for name in self._graph.outputs]

@@ -1,0 +1,185 @@
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgebert.bench.cold import SCHEMA, bench_cold
+from edgebert.bench_table import cold_table
+from edgebert.bundle import open_bundle
+from edgebert.errors import BundleError, ConfigError, EdgeBertError
+from edgebert.host import host_facts
+from edgebert.rivals._process import SideProcess
+from edgebert.rivals._protocol import Spec
+from edgebert.runtime.prepared import prepare_bundle
+
+ROW_FIELDS = {
+    *(
+        "bundle",
+        "rival_of",
+        "precision",
+        "prepared",
+        "threads",
+        "cold_ms",
+        "min_ms",
+        "max_ms",
+        "private_mb",
+        "repeats_ms",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def result(plain_bundle: Path, dact_bundle: Path, plain_checkpoint: Path, sentiment_data: Path) -> dict[str, Any]:
+    return bench_cold(
+        [plain_bundle],
+        data=sentiment_data / "test.tsv",
+        against=["whole", "torch", "openvino", dact_bundle],
+        reference=str(plain_checkpoint),
+        repeats=2,
+    )
+
+
+def test_cold_result_fields(result: dict[str, Any], plain_bundle: Path, dact_bundle: Path) -> None:
+    assert set(result) == {"schema", "host", "rows", "ratios"}
+    assert result["schema"] == SCHEMA == "edgebert.cold/1"
+    assert set(result["host"]) == set(host_facts())
+    names = [str(plain_bundle), "whole", "torch", "openvino", str(dact_bundle)]
+    assert [row["bundle"] for row in result["rows"]] == names
+    assert [ratio["against"] for ratio in result["ratios"]] == names[1:]
+    for row in result["rows"]:
+        assert set(row) == ROW_FIELDS
+        assert len(row["repeats_ms"]) == 2
+        assert 0 < row["min_ms"] <= row["cold_ms"] <= row["max_ms"]
+        assert (row["precision"], row["threads"]) == ("fp32", 1)
+
+
+def test_cold_private_memory_is_the_whole_process(result: dict[str, Any]) -> None:
+    private = {row["bundle"]: row["private_mb"] for row in result["rows"]}
+
+    # torch alone takes more than all that the other side needs.
+    assert private["torch"] > private["whole"] > 5
+
+
+def test_cold_ratio(result: dict[str, Any]) -> None:
+    ours, rival = result["rows"][:2]
+    (ratio, *_) = result["ratios"]
+
+    pairs = [a / b for a, b in zip(ours["repeats_ms"], rival["repeats_ms"], strict=True)]
+    assert ratio["pairs"] == pytest.approx(pairs)
+    assert (ratio["bundle"], ratio["threads"], ratio["winner"]) == (ours["bundle"], 1, None)
+
+
+def test_cold_table(result: dict[str, Any]) -> None:
+    lines = cold_table(result).splitlines()
+
+    assert lines[0].split("|")[1].strip() == "bundle"
+    assert "cold ms" in lines[0]
+    assert len(lines) == 2 + 5 + 1 + 4
+    assert "/ whole (1 thread): time ratio " in lines[8]
+
+
+def test_cold_answers_questions(reader_bundle: Path, questions_data: Path) -> None:
+    result = bench_cold([reader_bundle], data=questions_data, repeats=1)
+
+    assert result["rows"][0]["cold_ms"] > 0
+    with pytest.raises(ConfigError, match="the rivals answer texts, not questions"):
+        bench_cold([reader_bundle], against="torch", repeats=1)
+
+
+def test_cold_of_a_damaged_bundle(plain_bundle: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(plain_bundle, tmp_path / "damaged")
+    graph = open_bundle(plain_bundle).manifest.program[0].graph
+    assert graph is not None
+    (damaged / graph).write_bytes(b"no graph")
+
+    with pytest.raises(EdgeBertError, match=r"the process of .*damaged ended with code 3: error: "):
+        bench_cold([damaged], repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"against": "uncompacted"}, "uncompacted starts as the bundle itself does"),
+        ({"repeats": 0}, "expected whole numbers of 1 or more"),
+        ({"threads": ()}, "expected whole numbers of 1 or more"),
+        ({"against": "torhc"}, "Did you mean 'torch'?"),
+        ({"reference": "x"}, "name one with --against"),
+    ],
+)
+def test_cold_wrong_options(plain_bundle: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        bench_cold([plain_bundle], **options)
+
+    assert message in str(raised.value)
+
+
+def test_cold_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        bench_cold([tmp_path])
+
+
+def _run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgebert.cli", "bench", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_cold_command(plain_bundle: Path) -> None:
+    done = _run_cli(str(plain_bundle), "--cold", "--repeats", "1", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["schema"] == SCHEMA
+
+
+def test_cold_command_refuses_options_of_other_scenarios(plain_bundle: Path) -> None:
+    done = _run_cli(str(plain_bundle), "--cold", "--batches", "2", "--per-layer")
+
+    assert done.returncode == 2
+    assert "leave --batches, --per-layer out" in done.stderr
+
+
+# What a user has on disk of each rival, opened in a fresh process; the newest stack is without optimum.
+@pytest.mark.parametrize(
+    "rival",
+    [
+        "openvino_int8",
+        *(["optimum", "optimum_int8"] if importlib.util.find_spec("optimum") is not None else []),
+    ],
+)
+def test_cold_rival(plain_bundle: Path, rival: str) -> None:
+    result = bench_cold([plain_bundle], against=rival, repeats=1)
+
+    assert result["rows"][1]["bundle"] == rival
+    assert result["rows"][1]["cold_ms"] > 0
+
+
+def test_cold_compiled(plain_bundle: Path, tmp_path: Path) -> None:
+    spec = Spec(side="torch", bundle=str(plain_bundle))
+    with SideProcess(spec, label="torch") as process:
+        way, folder, threads, form = process.save(str(tmp_path)).arguments
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edgebert.rivals._cold", way, folder, threads, "compiled"],
+        input="a good film\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert form == "eager"
+    assert done.stdout.strip() in ("0", "1"), done.stderr
+
+
+def test_cold_says_what_is_prepared(plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEBERT_CACHE", str(tmp_path))
+    (before,) = bench_cold([plain_bundle], repeats=1)["rows"]
+    prepare_bundle(open_bundle(plain_bundle))
+
+    (after,) = bench_cold([plain_bundle], repeats=1)["rows"]
+
+    assert (before["prepared"], after["prepared"]) == (False, True)
