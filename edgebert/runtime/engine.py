@@ -118,9 +118,12 @@ class _Rows:
         self.owed = (row + times * macs.row, token + times * macs.token, token_pair + times * macs.token_pair)
 
     def _charge(self, places: NDArray[np.int64], macs: Macs, times: NDArray[np.int64] | int = 1) -> None:
-        length = self.lengths[places]
-        self.outcome.linear_macs[places] += times * (macs.row + macs.token * length)
-        self.outcome.macs[places] += times * macs.of(length)
+        outcome = self.outcome
+        at = slice(None) if len(places) == len(self.lengths) else places  # all of the batch, and so in its order
+        length = self.lengths[at]
+        linear = times * (macs.row + macs.token * length)
+        outcome.linear_macs[at] += linear
+        outcome.macs[at] += linear + times * macs.token_pair * length * length
 
     def answer(self, stops: Mask | None, scores: NDArray[Any], layer: int) -> None:
         """Writes down the answers of the rows that stop here and have none yet; None means all rows stop."""
