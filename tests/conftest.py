@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
+from edgebert import cli
 from edgebert.bench import bench_bundles
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint, encode_manifest
@@ -53,6 +57,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ[FOLDER_VARIABLE]
     else:
         os.environ[FOLDER_VARIABLE] = before
+
+
+Invoke = Callable[..., tuple[int, str, str]]
+"""Runs the command line; see the fixture `invoke`."""
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgebert", *map(str, arguments)])
+        if stdin is not None:
+            given = SimpleNamespace(buffer=io.BytesIO(stdin.encode()), isatty=lambda: False)
+            monkeypatch.setattr(sys, "stdin", given)
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 LABELS = ("negative", "positive")

@@ -1,17 +1,14 @@
 """The whole road of question answering: train, export, verify, run, evaluate and time a tiny model."""
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import transformers
 import yaml
 
-from edgebert import EdgeModel, cli, evaluate_bundle
+from edgebert import EdgeModel, evaluate_bundle
 from edgebert.bench import bench_bundles
 from edgebert.checkpoint import load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
@@ -64,21 +61,6 @@ def checkpoint(
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "reader").path
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Runs the command line in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgebert", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin.encode()), isatty=lambda: False))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_train_learns_and_keeps_passages_together(said: _Said, bundle: Path, questions_data: Path) -> None:

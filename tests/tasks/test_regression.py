@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 import transformers
 import yaml
 
-from edgebert import EdgeModel, cli, evaluate_bundle
+from edgebert import EdgeModel, evaluate_bundle
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import build_model, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
@@ -79,20 +78,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, config: RunConfig) -> P
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "stars").path
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Runs the command line in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgebert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def _examples(*labels: str | None) -> list[Example]:
