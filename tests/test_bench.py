@@ -584,3 +584,12 @@ def test_bench_latency_quantiles_rise_through_the_percentiles(sweep: dict[str, A
             [row["p50_ms"], row["p90_ms"], row["p99_ms"]], abs=1e-4
         )
     assert all(row["latency_quantiles_ms"] is None for row in offline["rows"])
+
+
+def test_bench_a_bundle_on_another_provider_beside_a_rival(dact_bundle: Path) -> None:
+    result = bench_bundles([dact_bundle], provider="openvino", against="openvino", lengths=[8], repeats=1)
+
+    assert [(row["bundle"], row["provider"]) for row in result["rows"]] == [
+        (str(dact_bundle), "openvino"),
+        ("openvino", "cpu"),
+    ]

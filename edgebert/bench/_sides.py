@@ -14,6 +14,7 @@ from edgebert.bundle import TOKENIZER_NAME, open_bundle
 from edgebert.errors import ConfigError, suggestion
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._turns import TimedSide
+from edgebert.runtime.sessions import runs_on_processor
 
 
 def bundle_sides(bundles: Sequence[str | Path], spec: Spec) -> list[TimedSide]:
@@ -69,7 +70,10 @@ def add_rivals(
 def _make_rival(name: str, side: TimedSide, policy: str, reference: str | None) -> TimedSide:
     if name in rival_names():
         is_static = _takes_reference(name)
-        spec = msgspec.structs.replace(side.spec, side=name, reference=reference if is_static else None)
+        # A static model of another library has no provider; it refuses to be timed beside a GPU.
+        provider = "cpu" if is_static and runs_on_processor(side.spec.provider) else side.spec.provider
+        reference = reference if is_static else None
+        spec = msgspec.structs.replace(side.spec, side=name, reference=reference, provider=provider)
         return replace(side, label=name, rival_of=side.label, spec=spec, is_static=is_static)
     if not Path(name).is_dir():
         raise ConfigError(

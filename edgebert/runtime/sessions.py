@@ -65,6 +65,12 @@ def provider_name(name: str) -> str:
     return wanted
 
 
+def runs_on_processor(provider: str) -> bool:
+    """Says whether a provider, named as `provider_name` takes it, computes on the processor."""
+    on_processor: bool = registry.load(_PROVIDERS, provider_name(provider)).ON_PROCESSOR
+    return on_processor
+
+
 def provider_states() -> dict[str, str | None]:
     """Returns, for each provider, why it cannot be used here; None where it can."""
     return {name: registry.load(_PROVIDERS, name).missing() for name in registry.names(_PROVIDERS)}

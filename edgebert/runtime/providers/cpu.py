@@ -9,6 +9,7 @@ import onnxruntime
 from edgebert.runtime.sessions import SessionGraph, make_options, open_session
 
 FULL_NAME = "CPUExecutionProvider"
+ON_PROCESSOR = True
 
 
 def missing() -> str | None:

@@ -19,6 +19,7 @@ from edgebert.runtime.providers import _device
 from edgebert.runtime.sessions import make_options, open_session
 
 FULL_NAME = "CUDAExecutionProvider"
+ON_PROCESSOR = False
 
 
 def missing() -> str | None:

@@ -9,6 +9,7 @@ import onnxruntime
 from edgebert.runtime.providers import _openvino
 
 FULL_NAME = "OpenVINO"
+ON_PROCESSOR = True
 
 
 def missing() -> str | None:

@@ -12,6 +12,7 @@ import onnxruntime
 from edgebert.runtime.providers import _openvino
 
 FULL_NAME = "OpenVINO bf16"
+ON_PROCESSOR = True
 
 
 def missing() -> str | None:
