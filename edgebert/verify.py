@@ -63,7 +63,7 @@ def verify_bundle(
     """
     bundle = open_bundle(path)
     notes = bundle.check_files()
-    with EdgeModel(bundle) as model:
+    with EdgeModel(bundle, prepare=False) as model:
         for graph in model.graphs.values():
             if isinstance(graph, LateGraph):
                 graph.load()
@@ -113,7 +113,7 @@ def agreement_with(source: Bundle, bundle: Bundle, *, samples: int, seed: int = 
     values = load_task(bundle.manifest.task).values
     rng = np.random.default_rng(seed)
     answers, paths, largest = [], [], 0.0
-    with EdgeModel(source, threads=1) as before, EdgeModel(bundle, threads=1) as after:
+    with EdgeModel(source, threads=1, prepare=False) as before, EdgeModel(bundle, threads=1, prepare=False) as after:
         for start in range(0, samples, _ROWS):
             inputs = random_inputs(rng, min(_ROWS, samples - start), 64, bundle)
             expected, got = before.forward(**inputs), after.forward(**inputs)
@@ -173,7 +173,7 @@ def compare(
     policy = make_policy(*rule, exit_layers=manifest.exit_layers)
     largest = graph_largest = 0.0
     compared = differing = near = 0
-    with EdgeModel(bundle, policy="never", threads=1) as runtime:
+    with EdgeModel(bundle, policy="never", threads=1, prepare=False) as runtime:
         graphs, whole = runtime.graphs, _whole_model(bundle)
         for start in range(0, samples, _ROWS):
             inputs = random_inputs(rng, min(_ROWS, samples - start), max_tokens, bundle)

@@ -451,7 +451,15 @@ def test_prepare_wrong_options(invoke: Invoke, dact_bundle: Path) -> None:
     code, _, err = invoke("prepare", dact_bundle, "--check", "--force")
 
     assert code == 2
-    assert "--check and --force" in err
+    assert "--check, --force and --remove" in err
+
+
+def test_prepare_remove(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+    assert invoke("prepare", dact_bundle, "--remove")[1] == f"{dact_bundle}: nothing was prepared\n"
+    invoke("prepare", dact_bundle)
+
+    assert invoke("prepare", dact_bundle, "--remove")[1] == f"{dact_bundle}: removed\n"
+    assert not list((empty_cache / "prepared").iterdir())
 
 
 def test_run_prepares_when_asked_and_keeps_a_budget(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:

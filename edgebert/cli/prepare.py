@@ -13,8 +13,9 @@ from edgebert.cli._options import json_option, print_json, say_next
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Hash what is prepared, and prepare nothing.")
 @click.option("--force", is_flag=True, help="Prepare again.")
+@click.option("--remove", is_flag=True, help="Remove what is prepared.")
 @json_option
-def command(bundle: Path, check: bool, force: bool, as_json: bool) -> None:
+def command(bundle: Path, check: bool, force: bool, remove: bool, as_json: bool) -> None:
     """Lay a bundle's weights out for this machine, in a cache that loads faster and takes almost no memory.
 
     The cache is $EDGEBERT_CACHE, else edgebert in the user's cache folder. Whatever opens the bundle uses it from then
@@ -22,11 +23,20 @@ def command(bundle: Path, check: bool, force: bool, as_json: bool) -> None:
     """
     from edgebert.bundle import open_bundle
     from edgebert.errors import BundleError, ConfigError
-    from edgebert.runtime.prepared import check_prepared, find_prepared, prepare_bundle, prepared_folder
+    from edgebert.runtime.prepared import (
+        check_prepared,
+        find_prepared,
+        prepare_bundle,
+        prepared_folder,
+        remove_prepared,
+    )
 
-    if check and force:
-        raise ConfigError("--check and --force: one hashes what is prepared, the other replaces it; give one.")
+    if check + force + remove > 1:
+        raise ConfigError("--check, --force and --remove: hash, replace or remove what is prepared; give one of them.")
     opened = open_bundle(bundle)
+    if remove:
+        click.echo(f"{bundle}: {'removed' if remove_prepared(opened) else 'nothing was prepared'}")
+        return
     prepared = find_prepared(opened) if check else prepare_bundle(opened, force=force)
     if prepared is None:
         raise BundleError(f"{prepared_folder(opened)}: nothing prepared, or changed; run: edgebert prepare {bundle}")

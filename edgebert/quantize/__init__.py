@@ -77,7 +77,7 @@ def quantize_bundle(
     if examples:
         from edgebert.quantize._mixed import Judge
 
-        with EdgeModel(opened) as model:
+        with EdgeModel(opened, prepare=False) as model:
             judge = Judge(model, examples, reporter)
             work.quantize(calibrations, judge)
             work.keep_the_drop(judge)

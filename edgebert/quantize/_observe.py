@@ -41,7 +41,7 @@ def observe(
     Returns:
         What was seen of each graph, and those of them that too few rows reached, so that they were run at full depth.
     """
-    with EdgeModel(bundle) as model:
+    with EdgeModel(bundle, prepare=False) as model:
         encoded = model.encode(texts)
         watched = {path: _Watched(bundle, path, need) for path in paths}
         inside = {path: graph for path, graph in watched.items() if path in model.graphs}

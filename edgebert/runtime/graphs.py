@@ -78,6 +78,7 @@ class Shelf:
         self._loads = 0
         self._drops = 0
         self._clock = 0
+        self._is_closed = False
 
     @property
     def use(self) -> MemoryUse:
@@ -99,11 +100,11 @@ class Shelf:
                 f"{self._budget_bytes / 1e6:.1f}; give more, or prepare the bundle (edgebert prepare) to need less."
             )
 
-    def clear(self) -> None:
-        """Lets every graph go that is not running."""
+    def close(self) -> None:
+        """Lets every graph go, those that are running as soon as they have run."""
         with self._changed:
-            for graph in [graph for graph in self._loaded if not graph.users]:
-                self._drop(graph)
+            self._is_closed = True
+            self._drop_idle()
 
     @contextlib.contextmanager
     def running(self, graph: LateGraph) -> Iterator[Graph]:
@@ -117,6 +118,8 @@ class Shelf:
         finally:
             with self._changed:
                 graph.users -= 1
+                if self._is_closed:
+                    self._drop_idle()
                 self._changed.notify_all()
 
     def load(self, graph: LateGraph) -> Graph:
@@ -130,6 +133,7 @@ class Shelf:
             idle = [other for other in self._loaded if not other.users]
             if idle:
                 self._drop(min(idle, key=lambda other: (other.runs, -other.last_run)))
+                self._drops += 1
             else:
                 self._changed.wait()
             if graph.loaded is not None:
@@ -143,8 +147,11 @@ class Shelf:
     def _drop(self, graph: LateGraph) -> None:
         graph.loaded = None
         del self._loaded[graph]
-        self._drops += 1
         self._on_drop()
+
+    def _drop_idle(self) -> None:
+        for graph in [graph for graph in self._loaded if not graph.users]:
+            self._drop(graph)
 
 
 class LateGraph:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import onnxruntime
 
 from edgebert.bundle import Bundle
 from edgebert.runtime.graphs import Graph, LateGraph, Shelf
+from edgebert.runtime.prepared import Prepared
 from edgebert.runtime.sessions import make_graph, release_memory
 
 _LOADING_FACTORS = {"embed": 3.0}
@@ -24,7 +24,7 @@ def load_graphs(
     threads: int,
     provider: str,
     session_options: onnxruntime.SessionOptions | None,
-    prepared: Mapping[str, Path],
+    prepared: Prepared | None,
     memory_budget_mb: float | None,
 ) -> tuple[dict[str, Graph], Shelf]:
     """Loads the graphs of a bundle's program.
@@ -36,7 +36,7 @@ def load_graphs(
         threads: Threads inside an operator.
         provider: A file in `edgebert/runtime/providers`.
         session_options: ONNX Runtime options to use instead of ours.
-        prepared: Where graphs lie prepared, by path in the bundle; empty where they do not.
+        prepared: The prepared graphs; None where there are none.
         memory_budget_mb: What the loaded graphs may hold together, in millions of bytes; None: no limit.
 
     Returns:
@@ -55,7 +55,7 @@ def load_graphs(
 
     def load(path: str) -> Graph:
         graph = make_graph(
-            prepared.get(path) or bundle.read(path),
+            (prepared and prepared.find(path)) or bundle.read(path),
             name=str(bundle.path / path),
             threads=threads,
             provider=provider,
@@ -78,10 +78,10 @@ def load_graphs(
 
 
 def _late(
-    bundle: Bundle, path: str, load: Callable[[], Graph], prepared: Mapping[str, Path], shelf: Shelf, factor: float
+    bundle: Bundle, path: str, load: Callable[[], Graph], prepared: Prepared | None, shelf: Shelf, factor: float
 ) -> LateGraph:
-    if path in prepared:
-        size = loading = bundle.manifest.files[path].bytes  # what is laid out is read, and is as large
+    if prepared is not None:
+        size = loading = prepared.laid_out_bytes(path, bundle.manifest.files[path].bytes)
     else:
         size = len(bundle.read(path))  # a damaged file is refused now, not when it is needed
         loading = round(factor * size)

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +76,28 @@ class Prepared:
         """Where the graphs lie, by path in the bundle."""
         return {path: self.folder / name for path, name in self.facts.graphs.items()}
 
+    def find(self, path: str) -> Path | None:
+        """Returns where a graph lies, if its files are still as they were made; None where they are not."""
+        try:
+            if all(_is_as_made(self.folder / name, file) for name, file in self._files_of(path).items()):
+                return self.folder / self.facts.graphs[path]
+        except (OSError, BundleError):
+            pass
+        return None
+
+    def laid_out_bytes(self, path: str, graph_bytes: int) -> int:
+        """Returns how much of a graph's files is read when it runs: what is laid out, and not the weights as they were.
+
+        Args:
+            path: The graph, by its path in the bundle.
+            graph_bytes: Its size there.
+        """
+        return max(graph_bytes, sum(file.bytes for file in self._files_of(path).values()) - graph_bytes)
+
+    def _files_of(self, path: str) -> dict[str, PreparedFile]:
+        stem = Path(self.facts.graphs[path]).stem
+        return {name: file for name, file in self.facts.files.items() if Path(name).stem == stem}
+
     @property
     def size_bytes(self) -> int:
         """What it takes on the disk."""
@@ -82,10 +105,19 @@ class Prepared:
 
 
 def cache_folder() -> Path:
-    """Returns where graphs are prepared: `$EDGEBERT_CACHE`, else `edgebert` in the user's cache folder."""
+    """Returns where graphs are prepared: `$EDGEBERT_CACHE`, else `edgebert` in the user's cache folder.
+
+    Raises:
+        BundleError: The user has none.
+    """
     if folder := os.environ.get(FOLDER_VARIABLE):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebert"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "edgebert"
+    try:
+        return Path.home() / ".cache" / "edgebert"
+    except RuntimeError as error:
+        raise BundleError(f"there is no home folder to prepare in; say where with {FOLDER_VARIABLE}.") from error
 
 
 def prepared_folder(bundle: Bundle) -> Path:
@@ -105,13 +137,13 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
         _check_owner(folder.parent, private=True)
         _check_owner(folder)
         facts = msgspec.json.decode((folder / FACTS_NAME).read_bytes(), type=PreparedFacts)
-        for name, file in facts.files.items():
-            found = _check_owner(folder / name)
-            if (found.st_size, found.st_mtime_ns) != (file.bytes, file.mtime_ns):
-                return None
+        if not all(_is_as_made(folder / name, file) for name, file in facts.files.items()):
+            return None
     except (OSError, msgspec.DecodeError):
         return None
     if facts.format != FORMAT or set(facts.graphs) != set(_graphs(bundle)):
+        return None
+    if not set(facts.graphs.values()) <= set(facts.files):
         return None
     return Prepared(folder, facts)
 
@@ -134,6 +166,10 @@ def prepare_bundle(bundle: Bundle, *, force: bool = False) -> Prepared:
     with _locked(folder):
         if not force and (found := find_prepared(bundle)) is not None:
             return found
+        if folder.is_dir() and not (folder / FACTS_NAME).exists():
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # damaged: nothing says whose it is, but it lies in our own folder
         try:
             with publish(folder, force=True) as partial:
                 _write(bundle, partial)
@@ -153,12 +189,39 @@ def _locked(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = folder.with_name(f".{folder.name}.lock")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EdgeBertError(_cannot_be_made(lock, error)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EdgeBertError(_cannot_be_made(lock, error)) from error
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_prepared(bundle: Bundle) -> bool:
+    """Removes a bundle's prepared graphs for this machine; says whether there were any.
+
+    Raises:
+        BundleError: They lie where somebody else could change them.
+        EdgeBertError: They cannot be removed.
+    """
+    folder = prepared_folder(bundle)
+    if not folder.exists():
+        return False
+    _check_owner(folder.parent, private=True)
+    with _locked(folder):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise EdgeBertError(f"{folder}: cannot be removed: {error.strerror}.") from error
+    folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+    return True
 
 
 def check_prepared(prepared: Prepared) -> None:
@@ -215,10 +278,17 @@ def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise EdgeBertError(
-            f"{folder}: cannot be made: {error.strerror}; say where to prepare with {FOLDER_VARIABLE}."
-        ) from error
+        raise EdgeBertError(_cannot_be_made(folder, error)) from error
     _check_owner(folder, private=True)
+
+
+def _cannot_be_made(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be made: {error.strerror}; say where to prepare with {FOLDER_VARIABLE}."
+
+
+def _is_as_made(path: Path, file: PreparedFile) -> bool:
+    found = _check_owner(path)
+    return (found.st_size, found.st_mtime_ns) == (file.bytes, file.mtime_ns)
 
 
 def _check_owner(path: Path, *, private: bool = False) -> os.stat_result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
-from edgebert.errors import ConfigError, EdgeBertError
+from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.graphs import Graph, MemoryUse
@@ -49,7 +50,7 @@ class Program:
         provider: str = "cpu",
         session_options: onnxruntime.SessionOptions | None = None,
         compact: bool = True,
-        prepare: bool = False,
+        prepare: bool | None = None,
         memory_budget_mb: float | None = None,
     ) -> None:
         """Loads the graphs of an opened bundle; see `from_pretrained`."""
@@ -57,8 +58,11 @@ class Program:
             raise ConfigError(f"threads: expected 1 or more, got {threads}.")
         if memory_budget_mb is not None and not memory_budget_mb > 0:
             raise ConfigError(f"memory_budget_mb: expected more than 0, got {memory_budget_mb}.")
+        if memory_budget_mb is not None and provider_name(provider) != "cpu":
+            raise ConfigError(f"memory_budget_mb: goes with the provider cpu; what {provider} holds is not known.")
         self.bundle = bundle
         self.manifest = bundle.manifest
+        self._is_part = False
         self._task = load_task(self.manifest.task)
         self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
         self.threads = threads or available_threads()
@@ -72,7 +76,7 @@ class Program:
             threads=self.threads,
             provider=self.provider,
             session_options=session_options,
-            prepared={} if self.prepared is None else self.prepared.graphs,
+            prepared=self.prepared,
             memory_budget_mb=memory_budget_mb,
         )
         self._engine: Engine | None = Engine(self.manifest.program, graphs)
@@ -93,7 +97,7 @@ class Program:
         provider: str = "cpu",
         session_options: onnxruntime.SessionOptions | None = None,
         compact: bool = True,
-        prepare: bool = False,
+        prepare: bool | None = None,
         memory_budget_mb: float | None = None,
     ) -> _P:
         """Opens a bundle.
@@ -105,8 +109,8 @@ class Program:
             provider: A file in `edgebert/runtime/providers`, such as `cpu`, or ONNX Runtime's name of it.
             session_options: ONNX Runtime options to use instead of ours.
             compact: Let finished rows leave their batch at once.
-            prepare: Prepare the graphs for this machine first, unless that was done (`edgebert prepare`). What was
-                prepared is used in any case.
+            prepare: Prepare the graphs for this machine first, unless that was done (`edgebert prepare`). None uses
+                what was prepared, False does not.
             memory_budget_mb: What the loaded graphs may hold together, in millions of bytes: they are loaded when they
                 are first run, and those that run least are let go. None loads them all, at once.
 
@@ -273,6 +277,7 @@ class Program:
         if self.manifest.encoder.layers not in layers:
             raise ConfigError(f"layers: expected the last one, {self.manifest.encoder.layers}, among {list(layers)}.")
         part = copy.copy(self)
+        part._is_part = True
         program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
         part._engine = Engine(program, self.graphs)
         return part
@@ -280,6 +285,7 @@ class Program:
     def with_graphs(self: _P, graphs: Mapping[str, Graph]) -> _P:
         """Returns a model that runs some of its graphs, by path, in another form, and shares the others."""
         changed = copy.copy(self)
+        changed._is_part = True
         changed._engine = Engine(self.manifest.program, {**self.graphs, **graphs})
         return changed
 
@@ -325,7 +331,8 @@ class Program:
     def close(self) -> None:
         """Lets the sessions go; later calls raise."""
         self._engine = None
-        self._shelf.clear()
+        if not self._is_part:
+            self._shelf.close()
 
     def __enter__(self: _P) -> _P:
         return self
@@ -347,14 +354,20 @@ class Program:
 
 
 def _prepared(
-    bundle: Bundle, provider: str, session_options: onnxruntime.SessionOptions | None, *, prepare: bool
+    bundle: Bundle, provider: str, session_options: onnxruntime.SessionOptions | None, *, prepare: bool | None
 ) -> Prepared | None:
     """Returns the bundle's prepared graphs, if there are any that its sessions would be made from."""
-    if provider != "cpu" or session_options is not None:
-        if prepare:
-            raise ConfigError("prepare: goes with the provider cpu and our own session options.")
+    if prepare and (provider != "cpu" or session_options is not None):
+        raise ConfigError("prepare: goes with the provider cpu and our own session options.")
+    if prepare:
+        return prepare_bundle(bundle)
+    if prepare is False or provider != "cpu" or session_options is not None:
         return None
-    return prepare_bundle(bundle) if prepare else find_prepared(bundle)
+    try:
+        return find_prepared(bundle)
+    except BundleError as error:
+        warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=4)
+        return None
 
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:

@@ -52,7 +52,7 @@ def check_single(
     """
     single = make_graph(data, name=name, threads=1)
     rng = np.random.default_rng(0)
-    with EdgeModel(bundle, policy=point, threads=1) as model:
+    with EdgeModel(bundle, policy=point, threads=1, prepare=False) as model:
         shaken = [
             model.with_graphs({path: _Shaken(graph, seed) for path, graph in model.graphs.items()})
             for seed in range(_DRAWS)

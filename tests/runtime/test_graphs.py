@@ -127,17 +127,18 @@ def test_a_graph_that_is_running_is_not_let_go() -> None:
     assert shelf.use.peak_mb == pytest.approx(10e-6)
 
 
-def test_clearing_lets_idle_graphs_go() -> None:
+def test_closing_lets_graphs_go_those_that_run_afterwards_too() -> None:
     shelf = Shelf()
     layers = _layers(shelf, [10, 20])
     for layer in layers:
         _run(layer)
 
-    shelf.clear()
+    shelf.close()
 
     assert not any(layer.is_loaded for layer in layers)
-    assert shelf.use.loaded_mb == 0
     _run(layers[0])
+    assert not layers[0].is_loaded
+    assert (shelf.use.loaded_mb, shelf.use.drops) == (0, 0)
 
 
 def test_a_load_that_fails_leaves_no_trace() -> None:
@@ -167,7 +168,8 @@ def test_a_model_within_half_its_weights_answers_the_same(
         if is_prepared:
             prepare_bundle(model.bundle)
         sizes = [model.bundle.manifest.files[path].bytes for path in model.graphs]
-        budget = sum(sizes) // 2 if is_prepared else 5 * max(sizes)
+        # Of models this small, nodes are most of a graph, and those are there twice.
+        budget = 2 * max(sizes) if is_prepared else 5 * max(sizes)
 
     with EdgeModel.from_pretrained(dact_bundle, memory_budget_mb=budget / 1e6) as model:
         assert (model.prepared is not None) == is_prepared

@@ -17,7 +17,14 @@ from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.runtime import prepared as prepared_module
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.prepared import check_prepared, find_prepared, prepare_bundle, prepared_folder
+from edgebert.runtime.prepared import (
+    check_prepared,
+    find_prepared,
+    prepare_bundle,
+    prepared_folder,
+    remove_prepared,
+)
+from edgebert.verify import verify_bundle
 
 TEXTS = ["a gripping film", "two hours of boring plot , that i will not get back", "good"]
 
@@ -91,7 +98,7 @@ def test_preparing_again_changes_nothing_unless_forced(bundle: Bundle) -> None:
     assert _beside(first.folder) == [first.folder]  # and no old ones are left
 
 
-@pytest.mark.parametrize("change", ["size", "time", "missing", "facts"])
+@pytest.mark.parametrize("change", ["size", "time", "missing", "facts", "no facts"])
 def test_what_is_stale_is_not_used_and_is_prepared_again(bundle: Bundle, change: str) -> None:
     prepared = prepare_bundle(bundle)
     weights = max(prepared.folder.glob("*.bin"), key=lambda path: path.stat().st_size)
@@ -101,8 +108,10 @@ def test_what_is_stale_is_not_used_and_is_prepared_again(bundle: Bundle, change:
         os.utime(weights, ns=(0, 0))
     elif change == "missing":
         weights.unlink()
-    else:
+    elif change == "facts":
         (prepared.folder / "edgebert.json").write_text("{}")
+    else:
+        (prepared.folder / "edgebert.json").unlink()
 
     assert find_prepared(bundle) is None
     with EdgeModel(bundle) as model:
@@ -155,7 +164,11 @@ def test_what_others_could_change_is_refused(bundle: Bundle, what: str, tmp_path
         prepared.folder.symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(BundleError, match=r": expected a (folder|file) of this user's own that nobody else can "):
-        EdgeModel(bundle)
+        EdgeModel(bundle, prepare=True)
+    with pytest.warns(RuntimeWarning, match=r"^not used: .* of this user's own that nobody else can "):
+        model = EdgeModel(bundle)
+    assert model.prepared is None
+    assert len(model.predict(TEXTS)) == 3
 
 
 def test_what_somebody_else_owns_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +259,66 @@ def test_a_damaged_bundle_is_not_prepared(bundle: Bundle, tmp_path: Path) -> Non
 def test_preparing_goes_with_the_cpu_provider_and_our_own_options(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"^prepare: goes with the provider cpu"):
         EdgeModel(bundle, prepare=True, session_options=onnxruntime.SessionOptions())
+
+
+def test_what_is_removed_while_a_model_is_open_is_read_from_the_bundle(bundle: Bundle) -> None:
+    prepared = prepare_bundle(bundle)
+    with EdgeModel(bundle) as model:
+        expected = model.predict_proba(TEXTS)
+    with EdgeModel(bundle, memory_budget_mb=100) as model:
+        assert model.prepared is not None
+        shutil.rmtree(prepared.folder)
+
+        assert np.array_equal(model.predict_proba(TEXTS), expected)
+
+
+def test_verify_does_not_look_at_what_is_prepared(bundle: Bundle, dact_checkpoint: Path) -> None:
+    prepared = prepare_bundle(bundle)
+    for weights in prepared.folder.glob("*.bin"):
+        found = weights.stat()
+        weights.write_bytes(bytes(found.st_size))
+        os.utime(weights, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    assert verify_bundle(bundle.path, reference=str(dact_checkpoint), samples=8)["parity"]["differing_decisions"] == 0
+
+
+def test_removing(bundle: Bundle) -> None:
+    assert not remove_prepared(bundle)
+    prepared = prepare_bundle(bundle)
+
+    assert remove_prepared(bundle)
+
+    assert not list(prepared.folder.parent.iterdir())
+    assert find_prepared(bundle) is None
+
+
+def test_no_home_to_prepare_in(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("EDGEBERT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+
+    with pytest.raises(BundleError, match="no home folder to prepare in; say where with EDGEBERT_CACHE"):
+        EdgeModel(bundle, prepare=True)
+    with pytest.warns(RuntimeWarning, match="no home folder"), EdgeModel(bundle) as model:
+        assert model.prepared is None
+
+
+def test_a_lock_that_cannot_be_made(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    with pytest.raises(EdgeBertError, match=r"\.lock: cannot be made: Permission denied; say where"):
+        prepare_bundle(bundle)
+
+
+def test_a_budget_counts_what_is_laid_out(bundle: Bundle) -> None:
+    prepared = prepare_bundle(bundle)
+
+    for path in prepared.graphs:
+        size = bundle.manifest.files[path].bytes
+        assert size <= prepared.laid_out_bytes(path, size) < prepared.size_bytes
