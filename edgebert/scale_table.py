@@ -23,8 +23,6 @@ def _stream(stream: Mapping[str, Any]) -> str:
             row["texts"],
             f"{row['private_mb']:.1f}",
             f"{row['texts_per_s']:.0f}",
-            f"{row['list_texts_per_s']:.0f}",
-            f"{row['ratio']:.3f}",
         ]
         for row in stream["checkpoints"]
     ]
@@ -32,10 +30,10 @@ def _stream(stream: Mapping[str, Any]) -> str:
     memory = "not known: too few texts" if growth is None else f"at most {growth:.2f} %"
     return "\n".join(
         [
-            markdown_table(["texts", "private MB", "texts/s", "texts/s as a list", "ratio"], rows),
+            markdown_table(["texts", "private MB", "texts/s"], rows),
             "",
             f"- {stream['texts']} texts in batches of {stream['batch']}: {stream['texts_per_s']:.0f} texts/s, "
-            f"{stream['ratio']:.3f} of what lists give",
+            f"{stream['ratio']:.3f} of what the same texts give as a list",
             f"- private memory after the first {stream['warm_up_texts']} texts: {stream['warm_up_mb']:.1f} MB; "
             f"growth after that: {memory}",
         ]

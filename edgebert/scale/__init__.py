@@ -38,9 +38,8 @@ def scale_bundle(
 ) -> dict[str, Any]:
     """Streams texts through a bundle in bounded memory, then times a grid of calls and fits two numbers to it.
 
-    The stream: the texts of `data`, over and over, one at a time from a generator through `EdgeModel.stream`. At each
-    of about 20 checkpoints the private memory is read, and the last texts are answered once more as a list, so that
-    the stream's throughput is compared with that of batches on the same texts at about the same time.
+    The stream: the texts of `data`, over and over, one at a time from a generator through `EdgeModel.stream`, with the
+    private memory read at about 20 checkpoints. Then some of them as a stream and as a list, taking turns.
 
     The grid: random token ids of every length in every batch size, at every depth the bundle can be stopped at (a few
     of them) or at several widths; all points take turns. `model` is time = fixed x unit + rate x multiply-accumulates,
