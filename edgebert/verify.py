@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle import WHOLE_MODEL_NAME, Bundle, open_bundle
-from edgebert.bundle.manifest import MANIFEST_NAME, Manifest, Parity
+from edgebert.bundle.manifest import MANIFEST_NAME, STATES, Manifest, Parity
 from edgebert.decisions import Decision, Followed, follow
 from edgebert.errors import DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
@@ -37,7 +37,6 @@ HALF_TOLERANCE = 5.0e-2
 """The least that fp16, which keeps 11 bits of a number, is allowed: hidden states are up to 20. Its decisions are
 compared where a difference as large as the tolerance would not change them."""
 
-STATES = ("hidden", "attended")
 PER_TOKEN = (*STATES, "received")
 """Values that mean nothing where a row has no token."""
 

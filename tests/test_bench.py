@@ -593,3 +593,10 @@ def test_bench_a_bundle_on_another_provider_beside_a_rival(dact_bundle: Path) ->
         (str(dact_bundle), "openvino"),
         ("openvino", "cpu"),
     ]
+
+
+def test_bench_a_single_file_holds_one_operating_point(dact_bundle: Path, tmp_path: Path) -> None:
+    add_single(dact_bundle, tmp_path / "both", samples=1)
+
+    with pytest.raises(ConfigError, match="holds the operating point default; leave --policy and --set out"):
+        bench_bundles([tmp_path / "both"], against="single", policy="never", lengths=[8], repeats=1)

@@ -113,7 +113,7 @@ def bench_bundles(
         repeats: Turns of each side in each case; a ratio has an interval from 5 on.
         max_texts: Read at most this many texts.
         max_length: Cut texts to this many tokens; None is the bundle's own limit.
-        provider: `cpu` or `cuda`.
+        provider: Where the bundles' graphs run: a file in `edgebert/runtime/providers`.
         compact: Let finished rows leave their batch at once.
         per_layer: Also fit time = fixed + k x layer over the exit layers k, at each length.
         per_step: Also time the graphs inside: `steps_ms` has, in the unit of `mean_ms`, the wall time of each kind of

@@ -34,6 +34,7 @@ from edgebert.rivals._process import SideProcess, environment
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._turns import TimedSide
 from edgebert.runtime.prepared import find_prepared
+from edgebert.runtime.sessions import provider_name
 from edgebert.tasks import load_task
 from edgebert.text import Text
 
@@ -94,7 +95,7 @@ def bench_cold(
         against_policy: Operating point or policy of a rival that is a bundle folder.
         reference: Checkpoint of the rivals that are static models; None gives them random weights.
         repeats: Timed starts of each side.
-        provider: `cpu` or `cuda`.
+        provider: Where the bundles' graphs run: a file in `edgebert/runtime/providers`.
         reporter: Where progress goes.
 
     Returns:
@@ -214,13 +215,19 @@ def _row(starter: _Starter, threads: int) -> dict[str, Any]:
         "rival_of": starter.side.rival_of,
         "precision": starter.precision,
         "threads": threads,
-        "prepared": starter.side.spec.side == "bundle" and find_prepared(starter.side.bundle) is not None,
+        "prepared": _is_prepared(starter.side),
         "cold_ms": float(np.median(starter.cold_ms)),
         "min_ms": min(starter.cold_ms),
         "max_ms": max(starter.cold_ms),
         "private_mb": float(np.median(private)) if private else None,
         "repeats_ms": starter.cold_ms,
     }
+
+
+def _is_prepared(side: TimedSide) -> bool:
+    """Says whether a side opens graphs prepared for this machine."""
+    is_ours = side.spec.side == "bundle" and provider_name(side.spec.provider) == "cpu"
+    return is_ours and find_prepared(side.bundle) is not None
 
 
 def _ratio(ours: _Starter, rival: _Starter, threads: int) -> dict[str, Any]:

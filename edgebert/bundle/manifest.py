@@ -20,6 +20,9 @@ from edgebert.errors import BundleError
 FORMAT_VERSION = 4
 MANIFEST_NAME = "edgebert.json"
 SINGLE_NAME = "onnx/single.onnx"
+STATES = ("hidden", "attended")
+"""Values that are hidden states, float [rows, tokens, hidden]."""
+
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 StepKind = Literal["embed", "plan", "gate", "select", "layer", "drop", "restore", "exit", "head"]

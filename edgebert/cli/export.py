@@ -78,8 +78,8 @@ def command(
     single = _Single(point=point, knobs=knobs, samples=verify_samples, tolerance=tolerance, force=force)
     if layout != "single" and point != "default":
         raise ConfigError("--point goes with --layout single; the single file in a bundle holds its default point.")
-    if layout == "split" and knobs != "defaults":
-        raise ConfigError("--knobs is about the single file; give --layout single or both with it.")
+    if layout != "single" and knobs != "defaults":
+        raise ConfigError("--knobs goes with --layout single; the single file in a bundle has its default point.")
     if layout == "single":
         single.check(target)
     if (Path(checkpoint) / MANIFEST_NAME).is_file():
@@ -137,7 +137,8 @@ class _Single:
 
     def write(self, bundle: str | Path, target: Path) -> Path:
         """Writes the file of a bundle."""
-        made: Path = self._module().export_single(bundle, target, point=self.point, **self._options(), force=self.force)
+        options = {"point": self.point, "knobs": self.knobs, **self._options()}
+        made: Path = self._module().export_single(bundle, target, **options, force=self.force)
         return made
 
     def add(self, bundle: str | Path, target: Path, *, force: bool | None = None) -> Bundle:
@@ -149,7 +150,7 @@ class _Single:
     def _options(self) -> dict[str, Any]:
         given = {"samples": self.samples, "tolerance": self.tolerance}
         options = {name: value for name, value in given.items() if value is not None}
-        return {"knobs": self.knobs, "reporter": ConsoleReporter(), **options}
+        return {"reporter": ConsoleReporter(), **options}
 
     def _module(self) -> ModuleType:
         require("onnx", extra="export", purpose="edgebert export --layout single")

@@ -1,8 +1,9 @@
 """A graph in fp16, for GPUs: weights and hidden states have 16 bits, what decides keeps 32.
 
-Everything that hidden states depend on is computed in fp16, but softmax in fp32; what leads to an exit, a gate, a
-plan, a choice or an answer, and to no hidden state, stays fp32 as it is, since probabilities that are summed over
-layers do not bear the rounding. Constants that fp16 cannot hold, such as those of masks, become the largest it can.
+Hidden states have 16 bits between graphs. Everything they depend on is computed in fp16, but softmax in fp32; what
+leads to an exit, a gate, a plan, a choice or an answer, and to no hidden state, stays fp32 as it is, since
+probabilities that are summed over layers do not bear the rounding. Constants that fp16 cannot hold, such as those of
+masks, become the largest it can.
 
 ONNX Runtime's own converter was tried first: with nodes kept in fp32 it gave graphs that were no longer sorted, casts
 of one name twice, and answers that were not numbers.
@@ -15,8 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-IN_HALF = ("hidden", "attended")
-"""Values of 16 bits; whatever else passes from graph to graph keeps its type."""
+from edgebert.bundle.manifest import STATES
 
 _KEPT_OPERATORS = ("Softmax", "LogSoftmax", "Sigmoid", "ScatterND")
 """Computed in fp32 wherever they stand; `ScatterND` since ONNX Runtime adds in fp32 only on the processor."""
@@ -41,7 +41,7 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     made.graph.initializer.extend(constants)
     del made.graph.value_info[:]
     for value in (*made.graph.input, *made.graph.output):
-        if value.name.removesuffix("_out") in IN_HALF:
+        if value.name.removesuffix("_out") in STATES:
             value.type.tensor_type.elem_type = _HALF
     onnx.checker.check_model(made, full_check=True)
     return made
@@ -57,9 +57,9 @@ class _Halving:
         self._floats = {value.name for value in typed if value.type.tensor_type.elem_type == _FLOAT}
         self._floats |= {constant.name for constant in graph.initializer if constant.data_type == _FLOAT}
         outputs = [value.name for value in graph.output]
-        self._in_half = _needed_nodes(graph, [name for name in outputs if name.removesuffix("_out") in IN_HALF])
-        self._halves = {value.name for value in graph.input if value.name in IN_HALF}
-        self._outputs = {name: name.removesuffix("_out") in IN_HALF for name in outputs}
+        self._in_half = _needed_nodes(graph, [name for name in outputs if name.removesuffix("_out") in STATES])
+        self._halves = {value.name for value in graph.input if value.name in STATES}
+        self._outputs = {name: name.removesuffix("_out") in STATES for name in outputs}
         self._used: dict[str, tuple[str, bool]] = {}
         self._made: list[onnx.NodeProto] = []
         self._cast: set[str] = set()

@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from edgebert.bundle.manifest import STATES
 from edgebert.encoders._blocks import EncoderConfig
 from edgebert.export.passes import apply_passes
 from edgebert.export.template import shared_templates
@@ -103,7 +104,7 @@ def graph_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
 
 def sample(name: str, config: EncoderConfig, batch: int = BATCH, tokens: int = TOKENS) -> Tensor:
     """Returns an example of a value: hidden states, float [batch, tokens, hidden]; others int64 [batch, tokens]."""
-    if name in ("hidden", "attended"):
+    if name in STATES:
         return torch.zeros(batch, tokens, config.hidden_size)
     if name == "attention_mask":
         return torch.ones(batch, tokens, dtype=torch.int64)

@@ -25,7 +25,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         side: A file in `edgebert/rivals`.
         bundle: The bundle folder to run, or whose encoder shape and tokenizer the rival has.
         threads: Threads inside an operator.
-        provider: `cpu` or `cuda`, or ONNX Runtime's name of it.
+        provider: A file in `edgebert/runtime/providers`.
         policy: Operating point or policy of a bundle.
         knobs: Knobs on top of it.
         compact: Whether finished rows leave their batch at once.

@@ -24,11 +24,13 @@ class Side(StaticSide):
     """The single file, which takes one row at a time, at the operating point `default`.
 
     Raises:
-        ConfigError: The bundle has none.
+        ConfigError: The bundle has none, or another operating point is asked for.
     """
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
+        if spec.policy != "default" or spec.knobs:
+            raise ConfigError("--against single: holds the operating point default; leave --policy and --set out.")
         if not self.bundle.has(SINGLE_NAME):
             raise ConfigError(
                 f"{spec.bundle}: has no {SINGLE_NAME}; make a bundle that has it: "

@@ -58,7 +58,7 @@ def scale_bundle(
         batches: Rows of the grid's calls.
         threads: Threads inside an operator.
         repeats: Turns of each point of the grid.
-        provider: `cpu` or `cuda`.
+        provider: Where the bundles' graphs run: a file in `edgebert/runtime/providers`.
         reporter: Where progress goes.
 
     Returns:

@@ -84,7 +84,6 @@ def add_single(
     bundle: str | Path,
     target: str | Path,
     *,
-    knobs: Literal["defaults", "required"] = "defaults",
     samples: int = SAMPLES,
     tolerance: float = TOLERANCE,
     force: bool = False,
@@ -96,7 +95,7 @@ def add_single(
     """
     opened = open_bundle(bundle)
     check_target(Path(target), force=force)
-    data = single_bytes(opened, "default", knobs=knobs, samples=samples, tolerance=tolerance, reporter=reporter)
+    data = single_bytes(opened, "default", samples=samples, tolerance=tolerance, reporter=reporter)
     return derive(opened, target, graphs={SINGLE_NAME: data}, force=force)
 
 

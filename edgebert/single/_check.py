@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.bundle import Bundle
+from edgebert.bundle.manifest import STATES
 from edgebert.errors import QualityError
 from edgebert.runtime.graphs import Graph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import make_graph
+from edgebert.runtime.sessions import make_graph, make_options
 from edgebert.text import Values
 from edgebert.verify import MARGIN, random_inputs
 
-_STATES = ("hidden", "attended")
-_STATES_MARGIN = 1.0e-6
 _DRAWS = 4
 _MOST_TOKENS = 32
 
@@ -35,8 +35,11 @@ def check_single(
 ) -> None:
     """Compares a single file with the bundle it was made of, on random rows of random lengths.
 
-    A row may differ where the bundle itself answers otherwise once what its graphs give is changed by 1e-5 (hidden
-    states by 1e-6): it lies at the border of a decision, or of a step of a quantized number.
+    Both are run as they are written, not as ONNX Runtime would optimise them: it fuses other operators in one graph
+    than in several, and in 8 bits a sum that is off by 1e-6 can round to the next number.
+
+    A row may be decided otherwise where the bundle itself decides otherwise once what its exits and predictors give is
+    changed by 1e-5; not more than a quarter of the rows.
 
     Args:
         data: The file's bytes.
@@ -50,9 +53,10 @@ def check_single(
     Raises:
         QualityError: A row differs that may not.
     """
-    single = make_graph(data, name=name, threads=1)
+    single = make_graph(data, name=name, threads=1, session_options=_as_written())
     rng = np.random.default_rng(0)
-    with EdgeModel(bundle, policy=point, threads=1, prepare=False) as model:
+    excused = 0
+    with EdgeModel(bundle, policy=point, threads=1, session_options=_as_written()) as model:
         shaken = [
             model.with_graphs({path: _Shaken(graph, seed) for path, graph in model.graphs.items()})
             for seed in range(_DRAWS)
@@ -65,12 +69,22 @@ def check_single(
             difference = _difference(got, expected, model)
             if difference <= tolerance:
                 continue
-            if all(_difference(other.forward(**values), expected, model) <= tolerance for other in shaken):
+            excused += 1
+            is_border = np.isinf(difference) and any(
+                np.isinf(_difference(other.forward(**values), expected, model)) for other in shaken
+            )
+            if not is_border or excused > max(1, samples // 4):
                 raise QualityError(
                     f"{name}: differs from {bundle.path} on random row {number} by {difference:.1e} "
                     f"(tolerance {tolerance:.0e}): answered after layer {got.exit_layer[0]}, not "
                     f"{expected.exit_layer[0]}; report this."
                 )
+
+
+def _as_written() -> onnxruntime.SessionOptions:
+    options = make_options(1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _difference(first: Forward, second: Forward, model: EdgeModel) -> float:
@@ -84,7 +98,7 @@ def _difference(first: Forward, second: Forward, model: EdgeModel) -> float:
 
 
 class _Shaken:
-    """A graph whose floats are a little off, each up or down by the margin."""
+    """A graph whose floats, but for hidden states, are a little off, each up or down by the margin."""
 
     def __init__(self, graph: Graph, seed: int) -> None:
         self._graph = graph
@@ -94,9 +108,9 @@ class _Shaken:
     def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
         """Runs the graph and changes what it gives."""
         made = self._graph.run(values, names)
-        return {name: self._shake(value, _STATES_MARGIN if name in _STATES else MARGIN) for name, value in made.items()}
+        return {name: value if name in STATES else self._shake(value) for name, value in made.items()}
 
-    def _shake(self, value: NDArray[Any], margin: float) -> NDArray[Any]:
+    def _shake(self, value: NDArray[Any]) -> NDArray[Any]:
         signs = self._rng.choice(np.array([-1, 1], value.dtype), value.shape)
-        shaken: NDArray[Any] = value + value.dtype.type(margin) * signs
+        shaken: NDArray[Any] = value + value.dtype.type(MARGIN) * signs
         return shaken

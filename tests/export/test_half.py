@@ -6,11 +6,10 @@ import onnx
 import pytest
 
 from edgebert import registry
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.manifest import STATES, OperatingPoint
 from edgebert.config import ExportConfig
 from edgebert.errors import QualityError
 from edgebert.export import export_model
-from edgebert.export import half as half_module
 from edgebert.export.half import half_graph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.providers import _device
@@ -79,7 +78,7 @@ def test_states_have_16_bits_and_what_decides_32(
         graph = onnx.load_model_from_string(bundle.read(path)).graph
         made = {output: node for node in graph.node for output in node.output}
         for name, kind in {**_kinds(graph.input), **_kinds(graph.output)}.items():
-            if name.removesuffix("_out") in half_module.IN_HALF:
+            if name.removesuffix("_out") in STATES:
                 assert kind == FLOAT16, (path, name)
             else:
                 assert kind != FLOAT16, (path, name)

@@ -61,7 +61,7 @@ def test_refusals(dact_bundle: Path, dact_checkpoint: Path, tmp_path: Path) -> N
         _run(dact_bundle, tmp_path / "x.onnx", "--layout", "single", "--opset", 20)
     with pytest.raises(ConfigError, match=r"--point goes with --layout single"):
         _run(dact_checkpoint, tmp_path / "x", "--layout", "both", "--point", "confidence")
-    with pytest.raises(ConfigError, match=r"--knobs is about the single file"):
+    with pytest.raises(ConfigError, match=r"--knobs goes with --layout single"):
         _run(dact_checkpoint, tmp_path / "x", "--knobs", "required")
     with pytest.raises(EdgeBertError, match=r"there.onnx: exists already; use --force"):
         _run(dact_checkpoint, there, "--layout", "single")

@@ -276,6 +276,17 @@ def test_another_bundles_answers_are_noticed(bundle_of: Callable[..., Path]) -> 
         check_single(data, other, "default", {}, samples=8, tolerance=1e-4, name="it")
 
 
+def test_another_bundles_answers_are_noticed_in_8_bits_at_once(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    settings = QuantizeConfig(mode="dynamic")
+    one, other = (
+        quantize_bundle(bundle_of("plain", seed=seed), tmp_path / str(seed), settings=settings) for seed in (3, 8)
+    )
+    data = single_bytes(one, "default", samples=8)
+
+    with pytest.raises(QualityError, match=r"it: differs from .* on random row 0 by"):
+        check_single(data, other, "default", {}, samples=1, tolerance=1e-4, name="it")
+
+
 def test_border_of_a_decision_is_no_difference(dact_bundle: Path, rows: Any) -> None:
     bundle = open_bundle(dact_bundle)
     with EdgeModel(bundle, policy="confidence", threads=1) as model:

@@ -49,6 +49,11 @@ class DeviceArray:
         """Its shape."""
         return tuple(self.value.shape())
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        return np.dtype(np.float16 if self.value.data_type() == "tensor(float16)" else np.float32)
+
     def __len__(self) -> int:
         return self.shape[0]
 
