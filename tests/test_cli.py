@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from edgebert import cli
 from edgebert.bundle import open_bundle
 from edgebert.errors import BundleError
+from edgebert.runtime.graphs import Graph
+from edgebert.runtime.sessions import make_graph
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -420,14 +423,24 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_prepare_then_run(invoke: Invoke, dact_bundle: Path, empty_cache: Path) -> None:
+def test_prepare_then_run(
+    invoke: Invoke, dact_bundle: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, before, _ = invoke("run", dact_bundle, "a gripping film", "--json")
     code, out, err = invoke("prepare", dact_bundle)
+    opened: list[object] = []
+
+    def watched(model: bytes | Path, **options: Any) -> Graph:
+        opened.append(type(model).__mro__[1])
+        return make_graph(model, **options)
+
+    monkeypatch.setattr("edgebert.runtime.loading.make_graph", watched)
 
     assert code == 0
     assert f"prepared in {empty_cache}" in out
     assert f"next: edgebert run {dact_bundle} TEXT" in err
     assert invoke("run", dact_bundle, "a gripping film", "--json")[1] == before
+    assert set(opened) == {Path}
     assert f"prepared: {empty_cache}" in invoke("info", dact_bundle)[1]
 
 

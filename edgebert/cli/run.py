@@ -60,7 +60,12 @@ def command(
 
     given = read_given(texts, pairs, questions, context, source)
     with EdgeModel.from_pretrained(
-        bundle, policy=policy, threads=threads, provider=provider, prepare=prepare, memory_budget_mb=memory_budget_mb
+        bundle,
+        policy=policy,
+        threads=threads,
+        provider=provider,
+        prepare=prepare or None,
+        memory_budget_mb=memory_budget_mb,
     ) as model:
         model.set_policy(policy, **dict(parse_setting(text) for text in settings))
         inputs = given.inputs(model, columns=read_columns(columns))
