@@ -154,3 +154,13 @@ def test_layers_in_two_forms_load_the_one_that_is_needed(
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"layer_00\.onnx: expected"):
         EdgeModel.from_pretrained(tmp_path / "bundle")
+
+
+def test_a_session_does_not_keep_the_bytes_it_was_made_of(plain_bundle: Path) -> None:
+    data = (plain_bundle / "graphs" / "layer_02.onnx").read_bytes()
+    before = sys.getrefcount(data)
+
+    graph = make_graph(data, name="x", threads=1)
+
+    assert sys.getrefcount(data) == before
+    assert graph.inputs
