@@ -319,6 +319,7 @@ def test_bench_reference_without_a_head(plain_bundle: Path, plain_checkpoint: Pa
         )
 
 
+@pytest.mark.long
 def test_bench_against_compiled(plain_bundle: Path, sentiment_data: Path) -> None:
     result = bench_bundles([plain_bundle], data=sentiment_data, against="torch_compile", max_texts=3, repeats=1)
 
@@ -332,6 +333,7 @@ def test_bench_without_a_compiler(plain_bundle: Path, monkeypatch: pytest.Monkey
         bench_bundles([plain_bundle], lengths=(4,), against="torch_compile")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("with_texts", [False, True])
 def test_bench_against_openvino_int8(
     plain_bundle: Path, plain_checkpoint: Path, sentiment_data: Path, with_texts: bool

@@ -143,12 +143,15 @@ def test_cold_command_refuses_options_of_other_scenarios(plain_bundle: Path) -> 
     assert "leave --batches, --per-layer out" in done.stderr
 
 
+OPTIMUM_INT8 = pytest.param("optimum_int8", marks=pytest.mark.long)
+
+
 # What a user has on disk of each rival, opened in a fresh process; the newest stack is without optimum.
 @pytest.mark.parametrize(
     "rival",
     [
-        "openvino_int8",
-        *(["optimum", "optimum_int8"] if importlib.util.find_spec("optimum") is not None else []),
+        pytest.param("openvino_int8", marks=pytest.mark.long),
+        *(["optimum", OPTIMUM_INT8] if importlib.util.find_spec("optimum") is not None else []),
     ],
 )
 def test_cold_rival(plain_bundle: Path, rival: str) -> None:
@@ -158,6 +161,7 @@ def test_cold_rival(plain_bundle: Path, rival: str) -> None:
     assert result["rows"][1]["cold_ms"] > 0
 
 
+@pytest.mark.long
 def test_cold_compiled(plain_bundle: Path, tmp_path: Path) -> None:
     spec = Spec(side="torch", bundle=str(plain_bundle))
     with SideProcess(spec, label="torch") as process:

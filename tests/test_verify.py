@@ -147,7 +147,7 @@ def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
     assert json.loads(json.dumps(report)) == {
         "schema": "edgebert.verify/1",
         "bundle": str(plain_bundle),
-        "files": 8,
+        "files": 9,
         "graphs": 5,
         "notes": [],
         "parity": None,

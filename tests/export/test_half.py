@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from edgebert import registry
+from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import STATES, OperatingPoint
 from edgebert.config import ExportConfig
 from edgebert.errors import QualityError
@@ -45,49 +46,48 @@ def _kinds(values: object) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("method", registry.names("edgebert.methods"))
-@pytest.mark.parametrize("opset", [18, 23])
-def test_half_precision_answers_nearly_the_same(
+@pytest.mark.parametrize(
+    ("method", "opset"), [*((name, 23) for name in registry.names("edgebert.methods")), ("plain", 18)]
+)
+def test_states_have_16_bits_and_what_decides_32(
     checkpoint: Callable[[str], Path], tmp_path: Path, method: str, opset: int
 ) -> None:
     source = checkpoint(method)
-    full = export_model(source, tmp_path / "fp32", settings=ExportConfig(opset=opset))
 
-    half = export_model(source, tmp_path / "fp16", settings=_settings(method, opset))
+    bundle = export_model(source, tmp_path / "fp16", settings=_settings(method, opset))
 
-    assert half.manifest.precision == "fp16"
-    assert half.manifest.parity is not None
-    assert half.manifest.parity.differing_decisions == 0
+    assert bundle.manifest.precision == "fp16"
+    assert bundle.manifest.parity is not None
+    assert bundle.manifest.parity.differing_decisions == 0
+    assert bundle.manifest.parity.tolerance == _tolerance(method)
+    for path in bundle.manifest.files:
+        if path.startswith("graphs/"):
+            _check_precision(onnx.load_model_from_string(bundle.read(path)).graph, path)
+
+
+def _check_precision(graph: onnx.GraphProto, path: str) -> None:
+    made = {output: node for node in graph.node for output in node.output}
+    for name, kind in {**_kinds(graph.input), **_kinds(graph.output)}.items():
+        assert (kind == FLOAT16) == (name.removesuffix("_out") in STATES), (path, name)
+    for node in graph.node:
+        if node.op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
+            maker = made[node.input[0]]
+            assert maker.op_type != "Cast" or maker.attribute[0].i == FLOAT, (path, node.name)
+        if node.op_type == "Attention":
+            assert {a.name: a.i for a in node.attribute}["softmax_precision"] == FLOAT
+
+
+def test_half_precision_answers_nearly_the_same(dact_bundle: Path, dact_checkpoint: Path, tmp_path: Path) -> None:
+    full = open_bundle(dact_bundle)
+
+    half = export_model(dact_checkpoint, tmp_path / "fp16", settings=_settings("dact_bert"))
+
     embed = "graphs/embed.onnx"
     assert half.manifest.files[embed].bytes < 0.75 * full.manifest.files[embed].bytes
     with EdgeModel(full) as before, EdgeModel(half) as after:
-        assert np.allclose(after.predict_proba(TEXTS), before.predict_proba(TEXTS), atol=_tolerance(method))
-    checked = verify_bundle(half.path, reference=str(source), tolerance=_tolerance(method))
-    assert checked["parity"]["tolerance"] == _tolerance(method)
-
-
-@pytest.mark.parametrize("method", registry.names("edgebert.methods"))
-def test_states_have_16_bits_and_what_decides_32(
-    checkpoint: Callable[[str], Path], tmp_path: Path, method: str
-) -> None:
-    bundle = export_model(checkpoint(method), tmp_path / "fp16", settings=_settings(method))
-
-    for path in bundle.manifest.files:
-        if not path.startswith("graphs/"):
-            continue
-        graph = onnx.load_model_from_string(bundle.read(path)).graph
-        made = {output: node for node in graph.node for output in node.output}
-        for name, kind in {**_kinds(graph.input), **_kinds(graph.output)}.items():
-            if name.removesuffix("_out") in STATES:
-                assert kind == FLOAT16, (path, name)
-            else:
-                assert kind != FLOAT16, (path, name)
-        for node in graph.node:
-            if node.op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
-                maker = made[node.input[0]]
-                assert maker.op_type != "Cast" or maker.attribute[0].i == FLOAT, (path, node.name)
-            if node.op_type == "Attention":
-                assert {a.name: a.i for a in node.attribute}["softmax_precision"] == FLOAT
+        assert np.allclose(after.predict_proba(TEXTS), before.predict_proba(TEXTS), atol=0.05)
+    checked = verify_bundle(half.path, reference=str(dact_checkpoint), samples=8)
+    assert checked["parity"]["tolerance"] == 0.05
 
 
 def test_the_same_graph_gives_the_same_bytes(dact_bundle: Path) -> None:
