@@ -1,6 +1,7 @@
 # make demo         set up and run the main job on an embedded default
 # make test         set up and run lint, types, import contracts and tests
 # make test-long    tests that compile or quantize what bench times against: minutes more
+# make faults       every fault that tests/faults knows, as often as the README says: an hour
 # make test-latest  the tests on the newest transformers, onnx and numpy
 # make test-web     opens a report, and runs single files, in headless Chromium and Node: Debian's packages, which it
 #                   installs where it may, and onnxruntime-web from npm
@@ -10,7 +11,7 @@ PIP_ARGS ?=
 
 PIP = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: demo test test-long test-latest test-web lint clean
+.PHONY: demo test test-long faults test-latest test-web lint clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/edgebert demo --output demo-run --force
@@ -26,6 +27,9 @@ lint: .venv/installed
 
 test-long: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m long
+
+faults: .venv/installed
+	.venv/bin/python -m pytest -n 2 --dist loadfile tests/faults --full
 
 test-latest: .venv-latest/installed
 	.venv-latest/bin/python -m pytest -n 2 --dist loadfile

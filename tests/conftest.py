@@ -46,6 +46,19 @@ settings.register_profile("edgebert", deadline=None, derandomize=True, suppress_
 settings.load_profile("edgebert")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--full`, which tests/faults reads."""
+    parser.addoption("--full", action="store_true", help="try every fault as often as `make faults` does")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests recorded (`record_property`): counts that a pass alone does not show."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    for report in reports:
+        for name, value in getattr(report, "user_properties", []):
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keeps what tests prepare out of the user's cache."""
