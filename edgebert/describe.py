@@ -9,9 +9,10 @@ import msgspec
 
 from edgebert import registry
 from edgebert.bundle import open_bundle
+from edgebert.errors import BundleError
 from edgebert.host import host_facts
 from edgebert.output import markdown_table
-from edgebert.runtime.prepared import cache_folder, find_prepared
+from edgebert.runtime.prepared import cache_folder, usable_prepared
 from edgebert.runtime.sessions import provider_states
 
 
@@ -26,7 +27,7 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"schema": "edgebert.info/1", "bundle": str(path)}
     facts.update(msgspec.to_builtins(manifest))
     facts["size_mb"] = bundle.size_bytes / 1e6
-    prepared = find_prepared(bundle)
+    prepared = usable_prepared(bundle)
     facts["prepared"] = None if prepared is None else str(prepared.folder)
     facts["knobs"] = {policy: registry.load("edgebert.policies", policy).CHEAPER for policy in manifest.policies}
     return facts
@@ -34,10 +35,14 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """Returns plain facts about this machine: see `edgebert.host`, the cache, and why a provider cannot be used."""
+    try:
+        cache = str(cache_folder())
+    except BundleError as error:
+        cache = f"nowhere: {error}"
     return {
         "schema": "edgebert.info/1",
         "host": host_facts(),
-        "cache": str(cache_folder()),
+        "cache": cache,
         "providers": provider_states(),
     }
 

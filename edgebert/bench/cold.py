@@ -33,7 +33,7 @@ from edgebert.rivals._memory import private_mb
 from edgebert.rivals._process import SideProcess, environment
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._turns import TimedSide
-from edgebert.runtime.prepared import find_prepared
+from edgebert.runtime.prepared import usable_prepared
 from edgebert.runtime.sessions import provider_name
 from edgebert.tasks import load_task
 from edgebert.text import Text
@@ -227,7 +227,7 @@ def _row(starter: _Starter, threads: int) -> dict[str, Any]:
 def _is_prepared(side: TimedSide) -> bool:
     """Says whether a side opens graphs prepared for this machine."""
     is_ours = side.spec.side == "bundle" and provider_name(side.spec.provider) == "cpu"
-    return is_ours and find_prepared(side.bundle) is not None
+    return is_ours and usable_prepared(side.bundle) is not None
 
 
 def _ratio(ours: _Starter, rival: _Starter, threads: int) -> dict[str, Any]:

@@ -95,9 +95,10 @@ class Shelf:
             ConfigError: Its loading takes more than the budget.
         """
         if self._budget_bytes is not None and graph.loading_bytes > self._budget_bytes:
+            less = ", or prepare the bundle (edgebert prepare) to need less" * (graph.loading_bytes > graph.size_bytes)
             raise ConfigError(
                 f"memory_budget_mb: {graph.name} alone takes {graph.loading_bytes / 1e6:.1f} MB to load, the budget is "
-                f"{self._budget_bytes / 1e6:.1f}; give more, or prepare the bundle (edgebert prepare) to need less."
+                f"{self._budget_bytes / 1e6:.1f}; give more{less}."
             )
 
     def close(self) -> None:

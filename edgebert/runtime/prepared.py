@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,15 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
     if not set(facts.graphs.values()) <= set(facts.files):
         return None
     return Prepared(folder, facts)
+
+
+def usable_prepared(bundle: Bundle) -> Prepared | None:
+    """Returns a bundle's prepared graphs; None, with a warning, where they are not to be trusted."""
+    try:
+        return find_prepared(bundle)
+    except BundleError as error:
+        warnings.warn(f"prepared graphs are not used: {error}", RuntimeWarning, stacklevel=2)
+        return None
 
 
 def prepare_bundle(bundle: Bundle, *, force: bool = False) -> Prepared:

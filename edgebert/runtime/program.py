@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
-from edgebert.errors import BundleError, ConfigError, EdgeBertError
+from edgebert.errors import ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.graphs import Graph, MemoryUse
@@ -26,7 +25,7 @@ from edgebert.runtime.inputs import check_ids
 from edgebert.runtime.loading import load_graphs
 from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
-from edgebert.runtime.prepared import Prepared, find_prepared, prepare_bundle
+from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import as_input, provider_name
 from edgebert.runtime.threads import available_threads
@@ -363,11 +362,7 @@ def _prepared(
         return prepare_bundle(bundle)
     if prepare is False or provider != "cpu" or session_options is not None:
         return None
-    try:
-        return find_prepared(bundle)
-    except BundleError as error:
-        warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=4)
-        return None
+    return usable_prepared(bundle)
 
 
 def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:

@@ -14,6 +14,7 @@ import pytest
 from edgebert.bundle import Bundle, open_bundle
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.derive import derive
+from edgebert.describe import describe_bundle, describe_machine
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.runtime import prepared as prepared_module
 from edgebert.runtime.model import EdgeModel
@@ -165,10 +166,12 @@ def test_what_others_could_change_is_refused(bundle: Bundle, what: str, tmp_path
 
     with pytest.raises(BundleError, match=r": expected a (folder|file) of this user's own that nobody else can "):
         EdgeModel(bundle, prepare=True)
-    with pytest.warns(RuntimeWarning, match=r"^not used: .* of this user's own that nobody else can "):
+    with pytest.warns(RuntimeWarning, match=r"^prepared graphs are not used: .* this user's own that nobody"):
         model = EdgeModel(bundle)
     assert model.prepared is None
     assert len(model.predict(TEXTS)) == 3
+    with pytest.warns(RuntimeWarning, match=r"^prepared graphs are not used: "):
+        assert describe_bundle(bundle.path)["prepared"] is None
 
 
 def test_what_somebody_else_owns_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +307,8 @@ def test_no_home_to_prepare_in(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
         EdgeModel(bundle, prepare=True)
     with pytest.warns(RuntimeWarning, match="no home folder"), EdgeModel(bundle) as model:
         assert model.prepared is None
+    monkeypatch.setattr("edgebert.describe.provider_states", dict)  # OpenVINO itself wants a home
+    assert describe_machine()["cache"].startswith("nowhere: there is no home folder")
 
 
 def test_a_lock_that_cannot_be_made(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
