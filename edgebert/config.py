@@ -23,8 +23,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         model: Checkpoint folder or hub id of the encoder to start from. Of a checkpoint of edgebert for the same labels
-            the head is taken too, where the method has the same; give it the same `tuning_rows`, so that what it was
-            trained on is not what is tuned on.
+            the head is taken too, where the method has the same; give it the same `tuning_rows` and `held_out`, so
+            that what it was trained on is not what is tuned on.
         data: Folder with train and validation files, or a hub id. None: must be given on the command line.
         task: Name of a file in `edgebert/tasks`.
         task_settings: The task's settings; their type is the task file's `Config`.
@@ -40,6 +40,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         weight_decay: Decoupled weight decay of the weights that are not biases or norms.
         tuning_rows: Examples held out of train to choose the default operating point; questions over one passage go
             together, and may be some more.
+        held_out: What is held out: any `rows`, or only `whole_texts`, those that are no part of another, and then their
+            parts are not trained on either. For data whose training rows are parts of its texts, as SST-2's are.
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
         calibration_rows: Further examples held out of train, for methods that count something after training.
@@ -62,6 +64,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warmup_share: float = 0.06
     weight_decay: float = 0.01
     tuning_rows: int = 2000
+    held_out: Literal["rows", "whole_texts"] = "rows"
     max_drop_points: float = 0.5
     calibration_rows: int = 0
     attention_dropout: float | None = None

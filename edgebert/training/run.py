@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from edgebert import registry
@@ -38,6 +36,7 @@ from edgebert.methods._tasks import check_task, policies_for
 from edgebert.output import Reporter
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
+from edgebert.training.held_out import hold_out, whole_texts
 from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
@@ -99,11 +98,11 @@ def train_model(
         max_length=min(train.max_length, encoder.config.max_positions),
         pad_token_id=encoder.config.pad_token_id,
     )
-    parts = _hold_out(examples, task.groups(examples), train.tuning_rows, train.calibration_rows)
+    parts, left_out = _held_out(examples, task, text, train)
     tuning_rows, calibration_rows, rows = (_rows(part, task, labels, text, asked, str(train.data)) for part in parts)
     outputs = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
-    held_out = len(examples) - len(parts[-1])
-    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out} held out, {outputs}")
+    held_out = f"{len(parts[0]) + len(parts[1])} held out" + (f" with {left_out} parts of them" if left_out else "")
+    reporter.say(f"{config.method_name}: {len(rows)} rows to train on, {held_out}, {outputs}")
     identity = {
         "config": msgspec.to_builtins(config),
         "seed": seed,
@@ -241,29 +240,27 @@ def _rows(
     return Rows(encoded, task.row_targets(examples, encoded, targets), text, targets)
 
 
-def _hold_out(examples: list[Example], groups: NDArray[Any], *counts: int) -> list[list[Example]]:
-    """Splits off parts at random and returns them and the rest, at least one example.
+def _held_out(
+    examples: list[Example], task: Task, text: TextEncoder, train: TrainConfig
+) -> tuple[list[list[Example]], int]:
+    """Splits off the examples to tune and to calibrate on.
 
-    A part is whole groups, and has as many examples as asked or the fewest above. Parts are the same whatever the
-    training's seed, so that seeds are comparable.
+    Returns:
+        Those two and the examples to train on; and how many parts of the texts held out are none of them.
 
     Raises:
-        DataError: Whole groups leave nothing to train on.
+        ConfigError: There are no whole texts in this task.
+        DataError: Nothing is left to train on.
     """
-    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(0).permutation(len(sizes))
-    held_out = np.cumsum(sizes[order])
-    cuts: list[int] = []
-    taken = 0
-    for count in counts:
-        # As many groups as it takes to reach what the parts before have, and the count on top.
-        cut = int(np.searchsorted(held_out, taken + count)) + 1 if count else (cuts or [0])[-1]
-        cuts.append(min(cut, len(sizes)))
-        taken = int(held_out[cuts[-1] - 1]) if cuts[-1] else 0
-    if taken >= len(examples):
-        raise DataError(f"train: {len(examples)} examples in {len(sizes)} groups, all of which would be held out.")
-    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(sizes)[:-1])
-    return [[examples[i] for group in part for i in members[group]] for part in np.split(order, cuts)]
+    groups, may_be_held_out = task.groups(examples), None
+    if train.held_out == "whole_texts":
+        if task.ASKED != "texts":
+            raise ConfigError(f"train.held_out: {train.task} is asked {task.ASKED}; expected rows, got whole_texts.")
+        rows = task.encode(texts_of(examples), text, task_settings(task, {}, where="config", prefix=""))
+        groups, may_be_held_out = whole_texts([row.ids for row in rows], text.special_ids)
+    places = hold_out(groups, (train.tuning_rows, train.calibration_rows), may_be_held_out=may_be_held_out)
+    parts = [[examples[place] for place in part] for part in places]
+    return parts, len(examples) - sum(map(len, parts))
 
 
 def _check_calibration(model: AdaptiveModel, config: RunConfig) -> None:

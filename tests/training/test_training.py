@@ -7,13 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
-from edgebert.data import Example, read_examples, texts_of
+from edgebert.data import read_examples, texts_of
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import Batch, Stage
 from edgebert.methods.geep import Geep
@@ -189,46 +187,34 @@ def test_train_tunes_and_calibrates_on_rows_of_their_own(
     assert trained.model.training
 
 
-def test_hold_out_keeps_the_first_part_whatever_comes_after() -> None:
-    examples = [Example(text=str(number)) for number in range(50)]
+def test_whole_texts_are_held_out_and_their_parts_left_out(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    good, bad = ["charming", "clever", "fresh", "funny", "moving"], ["awful", "dull", "hollow", "stale", "weak"]
+    sentences = [f"{first} film of a {second} camera" for first in good + bad for second in good + bad]
+    parts = [sentence.removesuffix(" camera") for sentence in sentences]
+    rows = [f"{text}\t{'positive' if text.split()[0] in good else 'negative'}" for text in sentences + parts]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    said: list[str] = []
 
-    alone, rest = run._hold_out(examples, np.arange(50), 10)
-    first, second, others = run._hold_out(examples, np.arange(50), 10, 15)
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            said.append(text)
 
-    assert first == alone
-    assert second + others == rest
-    assert sorted(first + second + others, key=lambda e: int(e.text)) == examples
-    assert (len(first), len(second)) == (10, 15)
-    assert run._hold_out(examples, np.arange(50), 10, 0) == [alone, [], rest]
+    config = make_config(data=str(tmp_path / "data"), held_out="whole_texts", tuning_rows=10, stage_epochs=(0.1,))
+    train_model(config, tmp_path / "checkpoint", reporter=Listener())
 
-
-@given(
-    groups=st.lists(st.integers(0, 12), min_size=2, max_size=60),
-    first=st.integers(0, 20),
-    second=st.integers(0, 20),
-)
-def test_hold_out_never_splits_a_group(groups: list[int], first: int, second: int) -> None:
-    examples = [Example(text=str(number)) for number in range(len(groups))]
-
-    largest = max(groups.count(group) for group in groups)
-
-    if first + second > len(groups) - 2 * largest:
-        with contextlib.suppress(DataError):
-            run._hold_out(examples, np.array(groups), first, second)
-        return
-    parts = run._hold_out(examples, np.array(groups), first, second)
-
-    held_out, calibration, rest = ({groups[int(example.text)] for example in part} for part in parts)
-    assert sorted(int(example.text) for part in parts for example in part) == list(range(len(groups)))
-    assert not held_out & calibration | held_out & rest | calibration & rest
-    assert not first or first <= len(parts[0]) < first + largest
-    assert not second or second <= len(parts[1]) < second + largest
-    assert rest
+    assert said[0] == "plain: 180 rows to train on, 10 held out with 10 parts of them, 2 labels"
 
 
-def test_hold_out_of_everything_refused() -> None:
-    with pytest.raises(DataError, match=r"^train: 3 examples in 1 groups, all of which would be held out\.$"):
-        run._hold_out([Example("a")] * 3, np.zeros(3), 1)
+def test_whole_texts_of_questions_refused(
+    make_config: Callable[..., RunConfig], questions_data: Path, tmp_path: Path
+) -> None:
+    config = make_config(data=str(questions_data), task="question_answering", held_out="whole_texts")
+
+    with pytest.raises(ConfigError, match=r"^train\.held_out: question_answering is asked questions; expected rows, "):
+        train_model(config, tmp_path / "checkpoint")
 
 
 def test_train_resumed_calibrates_anew(
