@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import model_signing
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edgebert import EdgeModel
 from edgebert.bundle import SIGNATURE_NAME, open_bundle
+from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
 from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, EdgeBertError, MissingExtraError
 from edgebert.signing import check_signature, sign_bundle
@@ -232,6 +234,18 @@ def test_what_was_checked_is_what_is_loaded(signed: Path, keys: Any, forge: Any,
         model.close()
 
 
+def test_the_manifest_that_was_opened_is_checked(signed: Path, keys: Any) -> None:
+    right = (signed / MANIFEST_NAME).read_bytes()
+    manifest = open_bundle(signed).manifest
+    wrong = msgspec.structs.replace(manifest, labels=manifest.labels[::-1])
+    (signed / MANIFEST_NAME).write_bytes(encode_manifest(wrong))
+    bundle = open_bundle(signed)
+    (signed / MANIFEST_NAME).write_bytes(right)
+
+    with pytest.raises(BundleError, match=r"^.*/bundle: not as it was signed\. edgebert\.json: not what was signed\."):
+        check_signature(bundle, keys.public)
+
+
 def test_another_key(signed: Path, keys: Any, other_keys: Any) -> None:
     of_ours = check_signature(open_bundle(signed), keys.public).key
 
@@ -403,6 +417,8 @@ def test_hidden_files_are_not_signed(unsigned: Path, keys: Any, theirs: Callable
 
     assert sign_bundle(unsigned, keys.private).files == 10
 
+    resources = _statement(unsigned / SIGNATURE_NAME)["predicate"]["resources"]
+    assert [resource["name"] for resource in resources] == NAMES
     theirs(unsigned)
     shutil.rmtree(unsigned / ".cache")
     assert check_signature(open_bundle(unsigned), keys.public).files == 10
