@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
-from edgebert.bundle import CARD_NAME, Bundle, open_bundle
+from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
 from edgebert.bundle.files import publish, read_regular, sha256
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, FileFacts, encode_manifest
 from edgebert.errors import BundleError
+from edgebert.output import Reporter
 from edgebert.tasks import load_task
 
 
@@ -28,7 +29,8 @@ def derive(
     """Publishes a bundle made of another one. The target may be the source itself, which is then replaced in one step.
 
     A model card that somebody edited is kept as it is; else it is written anew. The single-file form holds the
-    graphs and the operating point `default`, and is left out where one of them is replaced and it is not.
+    graphs and the operating point `default`, and is left out where one of them is replaced and it is not. A signature
+    is left out always, as the bundle is another one: see `say_unsigned`.
 
     Args:
         source: The bundle to start from.
@@ -66,6 +68,14 @@ def derive(
         files[CARD_NAME] = FileFacts(sha256=sha256(card), bytes=len(card))
         (folder / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
     return open_bundle(target)
+
+
+def say_unsigned(source: Bundle, reporter: Reporter) -> None:
+    """Says, where a bundle is signed, that what is made of it is not."""
+    if source.is_signed:
+        reporter.say(
+            f"{SIGNATURE_NAME} signs the bundle as it was and is left out: sign the new one with edgebert sign"
+        )
 
 
 def _changes_answers(source: Bundle, graphs: Mapping[str, bytes], changes: Mapping[str, Any]) -> bool:

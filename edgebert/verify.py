@@ -7,7 +7,7 @@ early stops with the full torch model, and the engine under the method's rule wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.bundle import WHOLE_MODEL_NAME, Bundle, open_bundle
+from edgebert.bundle import SIGNATURE_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, STATES, Manifest, Parity
 from edgebert.decisions import Decision, Followed, follow
-from edgebert.errors import DataError, QualityError, require
+from edgebert.errors import ConfigError, DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.graphs import Graph, LateGraph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import make_graph
+from edgebert.signing import Signed, check_signature
 from edgebert.tasks import load_task
 from edgebert.text import Values
 
@@ -44,7 +45,13 @@ _ROWS = 8
 
 
 def verify_bundle(
-    path: str | Path, *, reference: str | None = None, samples: int = 64, tolerance: float = 1.0e-4
+    path: str | Path,
+    *,
+    reference: str | None = None,
+    samples: int = 64,
+    tolerance: float = 1.0e-4,
+    public_key: str | Path | None = None,
+    signature: str | Path | None = None,
 ) -> dict[str, Any]:
     """Checks every file of a bundle, loads every graph, and compares with a reference when one is given.
 
@@ -54,14 +61,20 @@ def verify_bundle(
             given back is how far they agree. None compares nothing, and torch is not needed.
         samples: Random inputs of the comparison.
         tolerance: Largest difference it allows, as in `compare`.
+        public_key: The key whose signature it must have; None does not ask for one.
+        signature: That signature; None is the one in the bundle.
 
     Raises:
-        BundleError: The bundle is refused.
-        DataError: The reference is not what it was made from.
+        BundleError: The bundle is refused, or not as it was signed.
+        ConfigError: A signature, and no key to check it with.
+        DataError: The reference is not what it was made from, or the key cannot be used.
         QualityError: It differs from the reference.
     """
     bundle = open_bundle(path)
+    signed = _signed(bundle, public_key, signature)
     notes = bundle.check_files()
+    if bundle.is_signed and signed is None:
+        notes.append(f"{bundle.path / SIGNATURE_NAME}: not checked; give --public-key.")
     with EdgeModel(bundle, prepare=False) as model:
         for graph in model.graphs.values():
             if isinstance(graph, LateGraph):
@@ -84,7 +97,17 @@ def verify_bundle(
         "notes": notes,
         "parity": None if parity is None else msgspec.structs.asdict(parity),
         "agreement": agreement,
+        "signature": None if signed is None else {**asdict(signed), "path": str(signed.path)},
     }
+
+
+def _signed(bundle: Bundle, public_key: str | Path | None, signature: str | Path | None) -> Signed | None:
+    """Returns the signature after checking it, or None where no key was given."""
+    if public_key is not None:
+        return check_signature(bundle, public_key, signature=signature)
+    if signature is not None:
+        raise ConfigError(f"--signature {signature}: goes with --public-key, the key that it is checked with.")
+    return None
 
 
 def _source_of(bundle: Bundle, reference: str) -> Bundle:

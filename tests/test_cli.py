@@ -34,7 +34,9 @@ def test_help_lists_commands(invoke: Invoke) -> None:
     code, out, _ = invoke("-h")
 
     assert code == 0
-    assert all(name in out for name in ("demo", "train", "export", "verify", "info", "run", "eval", "tune", "bench"))
+    assert all(
+        name in out for name in ("demo", "train", "export", "sign", "verify", "info", "run", "eval", "tune", "bench")
+    )
 
 
 @pytest.mark.parametrize("command", sorted(cli.cli.commands))

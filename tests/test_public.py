@@ -21,6 +21,8 @@ HEAVY = [
     "rich",
     "altair",
     "vl_convert",
+    "cryptography",
+    "model_signing",
 ]
 MODULES = ["edgebert", *(module.name for module in pkgutil.walk_packages(edgebert.__path__, "edgebert."))]
 TORCH_SIDE = (

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from edgebert import registry
 from edgebert.checkpoint import build_model
@@ -41,6 +43,10 @@ def workplace(
     shutil.copytree(sentiment_data, tmp_path / "sst2")
     shutil.copytree(questions_data, tmp_path / "squad")
     shutil.copytree(dact_bundle, tmp_path / "bundle")
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub.pem").write_bytes(public)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEBERT_TRAIN_MODEL", str(tiny_hf_folder))
     monkeypatch.setenv("EDGEBERT_TRAIN_MAX_STEPS", "2")

@@ -152,6 +152,7 @@ def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
         "notes": [],
         "parity": None,
         "agreement": None,
+        "signature": None,
     }
 
 

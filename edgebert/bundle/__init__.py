@@ -3,6 +3,7 @@
 edgebert.json    the manifest      tokenizer.json   config.yaml   README.md (may be edited)
 graphs/*.onnx    the split graphs  onnx/model.onnx  the whole model, for methods that have one
                                    onnx/single.onnx the program as one file, when that was asked for
+model.sig        a signature of all of these, when somebody signed it: the one file that the manifest does not list
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ CARD_NAME = "README.md"
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "config.yaml"
 WHOLE_MODEL_NAME = "onnx/model.onnx"
+SIGNATURE_NAME = "model.sig"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Bundle:
         return []
 
     @property
+    def is_signed(self) -> bool:
+        """Says whether a signature is there, of whatever worth."""
+        return (self.path / SIGNATURE_NAME).exists()
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all graphs of the split form."""
         return sum(f.bytes for name, f in self.manifest.files.items() if name.startswith("graphs/"))
@@ -80,7 +87,7 @@ def open_bundle(path: str | Path) -> Bundle:
     if not (root / MANIFEST_NAME).exists():
         raise BundleError(f"{root}: no {MANIFEST_NAME} in it, so it is not a bundle; make one with edgebert export.")
     manifest = decode_manifest(read_regular(root, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES), where=str(root))
-    present = list_files(root) - {MANIFEST_NAME}
+    present = list_files(root) - {MANIFEST_NAME, SIGNATURE_NAME}
     listed = set(manifest.files)
     if missing := sorted(listed - present - {CARD_NAME}):
         raise BundleError(f"{root / missing[0]}: missing; the bundle is incomplete.")

@@ -14,18 +14,37 @@ from edgebert.cli._options import json_option, print_json
 @click.option("--reference", help="What it was made from: a checkpoint; of a quantized bundle, the fp32 one.")
 @click.option("--samples", default=64, show_default=True, help="Random inputs of that comparison.")
 @click.option("--tolerance", default=1.0e-4, show_default=True)
+@click.option("--public-key", type=click.Path(path_type=Path), help="Whose signature it must have; see edgebert sign.")
+@click.option("--signature", type=click.Path(path_type=Path), help="Where that is.  [default: model.sig in the bundle]")
 @json_option
-def command(bundle: Path, reference: str | None, samples: int, tolerance: float, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    reference: str | None,
+    samples: int,
+    tolerance: float,
+    public_key: Path | None,
+    signature: Path | None,
+    as_json: bool,
+) -> None:
     """Check every file of a bundle, load every graph, and compare with torch if a reference is given."""
     from edgebert.verify import verify_bundle
 
-    result = verify_bundle(bundle, reference=reference, samples=samples, tolerance=tolerance)
+    result = verify_bundle(
+        bundle,
+        reference=reference,
+        samples=samples,
+        tolerance=tolerance,
+        public_key=public_key,
+        signature=signature,
+    )
     for note in result["notes"]:
         click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(result)
         return
     click.echo(f"{bundle}: {result['files']} files and {result['graphs']} graphs are as they were made")
+    if result["signature"]:
+        click.echo(f"signed by {public_key} (sha256 {result['signature']['key']}), every file of it")
     if result["parity"]:
         click.echo(
             f"agrees with {reference} on {result['parity']['samples']} inputs: largest difference "

@@ -22,7 +22,7 @@ from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
 from edgebert.config import QuantizeConfig, decode
 from edgebert.data import Example, name_of, texts_of
-from edgebert.derive import derive
+from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, DataError, QualityError, require, suggestion
 from edgebert.output import Reporter
 from edgebert.quantize._processor import SATURATING, detect_target
@@ -295,6 +295,7 @@ class _Work:
         has_configuration = self.bundle.has(CONFIG_NAME)
         if self.bundle.has(SINGLE_NAME):
             self.reporter.say(f"{SINGLE_NAME} is {manifest.precision} and left out: make it again with edgebert export")
+        say_unsigned(self.bundle, self.reporter)
         quantization = Quantization(
             source_digest=manifest.graphs_digest,
             backend=self.settings.backend,

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
+from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
 from edgebert.errors import ConfigError, EdgeBertError
@@ -29,6 +29,7 @@ from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import as_input, provider_name
 from edgebert.runtime.threads import available_threads
+from edgebert.signing import check_signature
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 
@@ -98,6 +99,7 @@ class Program:
         compact: bool = True,
         prepare: bool | None = None,
         memory_budget_mb: float | None = None,
+        public_key: str | Path | None = None,
     ) -> _P:
         """Opens a bundle.
 
@@ -112,14 +114,20 @@ class Program:
                 what was prepared, False does not.
             memory_budget_mb: What the loaded graphs may hold together, in millions of bytes: they are loaded when they
                 are first run, and those that run least are let go. None loads them all, at once.
+            public_key: The key, in PEM, that must have signed the bundle (`edgebert sign`): nothing else is loaded.
+                None does not ask for a signature.
 
         Raises:
-            BundleError: There is no bundle, or it is refused.
+            BundleError: There is no bundle, or it is refused, or not as it was signed.
             ConfigError: The policy or provider is unknown, or the memory budget has no room for a graph alone.
-            MissingExtraError: The provider, or what a hub id needs, is not installed.
+            DataError: The public key cannot be used.
+            MissingExtraError: The provider, or what a hub id or a signature needs, is not installed.
         """
+        bundle = find_bundle(path)
+        if public_key is not None:
+            check_signature(bundle, public_key)
         return cls(
-            find_bundle(path),
+            bundle,
             policy=policy,
             threads=threads,
             provider=provider,
@@ -313,15 +321,15 @@ class Program:
         return sum(call.rows for call in calls if call.graph in predictors)
 
     def save_pretrained(self, path: str | Path, *, force: bool = False) -> Path:
-        """Copies the bundle into a new folder, every file but the card checked again, and returns it."""
+        """Copies the bundle into a new folder, every file but card and signature checked again, and returns it."""
         target = Path(path)
         with publish(target, force=force) as partial:
-            for name in [*self.manifest.files, MANIFEST_NAME]:
-                if name == CARD_NAME and not (self.bundle.path / name).exists():
+            for name in [*self.manifest.files, MANIFEST_NAME, SIGNATURE_NAME]:
+                if name in (CARD_NAME, SIGNATURE_NAME) and not (self.bundle.path / name).exists():
                     continue
                 copy = partial / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                if name in (MANIFEST_NAME, CARD_NAME):
+                if name in (MANIFEST_NAME, CARD_NAME, SIGNATURE_NAME):
                     shutil.copyfile(self.bundle.path / name, copy)
                 else:
                     copy.write_bytes(self.bundle.read(name))

@@ -15,7 +15,7 @@ import numpy as np
 from edgebert.bundle import Bundle, open_bundle
 from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
-from edgebert.derive import derive
+from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError
 from edgebert.output import Reporter
 from edgebert.runtime.points import find_point
@@ -96,6 +96,7 @@ def add_single(
     opened = open_bundle(bundle)
     check_target(Path(target), force=force)
     data = single_bytes(opened, "default", samples=samples, tolerance=tolerance, reporter=reporter)
+    say_unsigned(opened, reporter or Reporter())
     return derive(opened, target, graphs={SINGLE_NAME: data}, force=force)
 
 

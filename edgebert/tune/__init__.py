@@ -19,7 +19,7 @@ from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.candidates import pareto_front
 from edgebert.config import TuneConfig, decode, parse_setting
 from edgebert.data import texts_of
-from edgebert.derive import derive
+from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.output import Reporter, markdown_table
@@ -133,6 +133,7 @@ def tune_bundle(
     if default is not None:
         points["default"] = points[default]
     manifest = opened.manifest
+    say_unsigned(opened, reporter)
     made = derive(opened, place, changes={"operating_points": {**manifest.operating_points, **points}}, force=True)
     if opened.has(SINGLE_NAME) and not made.has(SINGLE_NAME):
         reporter.say(f"{SINGLE_NAME} held the default point and is left out: make it again with edgebert export")
