@@ -17,8 +17,8 @@ import msgspec
 import yaml
 
 from edgebert import registry
-from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.publish import publish
 from edgebert.config import RunConfig, TrainConfig, decode, decode_config
 from edgebert.encoders._blocks import Encoder
 from edgebert.encoders._checkpoint import (

@@ -10,8 +10,9 @@ import msgspec
 
 from edgebert.bundle import CARD_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
-from edgebert.bundle.files import publish, read_regular, sha256
+from edgebert.bundle.files import read_regular, sha256
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, FileFacts, encode_manifest
+from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError
 from edgebert.tasks import load_task
 

@@ -27,7 +27,7 @@ import msgspec
 import onnxruntime
 
 from edgebert.bundle import Bundle
-from edgebert.bundle.files import publish
+from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError, EdgeBertError
 from edgebert.processor import cpu_features
 from edgebert.runtime.sessions import make_options, open_session, release_memory

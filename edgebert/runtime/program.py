@@ -14,8 +14,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
-from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
+from edgebert.bundle.publish import publish
 from edgebert.errors import ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine

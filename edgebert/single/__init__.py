@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from edgebert.bundle import Bundle, open_bundle
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.derive import derive
 from edgebert.errors import ConfigError
 from edgebert.output import Reporter

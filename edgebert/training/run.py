@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from edgebert import registry
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import Knobs, OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.checkpoint import (
     TOKENIZER_NAME,
     Checkpoint,
