@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import re
-import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgebert.errors import EdgeBertError
+from edgebert.partial import (
+    exchange,
+    make_partial_folder,
+    moved_aside,
+    remove,
+    synchronise,
+    synchronise_names,
+    why_not_writable,
+    writing,
+)
 
 _MARKS = ("edgebert.json", "edgebert.yaml", "edgebert.txt")
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -28,13 +33,19 @@ def check_target(target: Path, *, force: bool) -> None:
     Raises:
         EdgeBertError: The parent is missing or not writable, or what is there may not be replaced.
     """
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise EdgeBertError(f"{target}: its parent folder does not exist.")
-    if not os.access(parent, os.W_OK):
-        raise EdgeBertError(f"{target}: its parent folder is not writable.")
+    try:
+        _check_target(target, force=force)
+    except OSError as error:
+        raise EdgeBertError(f"{target}: {error.strerror}.") from error
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    if reason := why_not_writable(_followed(target).parent):
+        raise EdgeBertError(f"{target}: its parent folder {reason}.")
     if target.exists() and not target.is_dir():
         raise EdgeBertError(f"{target}: exists and is not a folder.")
+    if target.is_dir() and os.path.ismount(target):
+        raise EdgeBertError(f"{target}: is where a file system is mounted, so it cannot be replaced; name one inside.")
     if target.exists() and any(target.iterdir()):
         if not force:
             raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
@@ -49,56 +60,76 @@ def publish(target: Path, *, force: bool) -> Iterator[Path]:
     """Gives a new folder beside the target to write into, and puts it in the target's place at the end.
 
     An exception leaves the target as it was, and so does a process that dies where the system can swap two folders
-    (Linux); elsewhere there is a moment in which the old folder has a hidden name beside it.
+    (Linux); elsewhere there is a moment in which the old folder has a hidden name beside it, and the next writer puts
+    it back. What a process that died left is removed by the next one. A link is followed, and stays.
 
     Args:
         target: The folder to make or replace.
         force: Whether an existing one may be replaced.
 
     Raises:
-        EdgeBertError: The target cannot be written.
+        EdgeBertError: The target cannot be written, or another process is writing it.
     """
+    target = _followed(target)
     check_target(target, force=force)
-    target = target.absolute()
-    _remove_leftovers(target)
-    prefix = f".{target.name}.partial-{os.getpid()}-"
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-    except OSError as error:
-        raise EdgeBertError(f"{target}: cannot write beside it: {error.strerror}.") from error
-    try:
-        partial.chmod(0o755)
-        yield partial
-        _make_readable(partial)
-        _synchronise(partial)
-        _put_in_place(partial, target, force=force)
-    except OSError as error:
-        raise EdgeBertError(f"{target}: {error.strerror or error}; what was there is untouched.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(target):
+        check_target(target, force=force)
+        partial = make_partial_folder(target)
+        try:
+            yield partial
+            _settle_permissions(partial, target)
+            synchronise(partial)
+            check_target(target, force=force)
+            _put_in_place(partial, target, force=force)
+        except OSError as error:
+            raise EdgeBertError(f"{target}: {_reason(error, partial)}; what was there is untouched.") from error
+        finally:
+            remove(partial)
+        try:
+            synchronise_names(target.parent)
+        except OSError as error:
+            raise EdgeBertError(f"{target}: is replaced, but the disk may lose it: {error.strerror}.") from error
 
 
-def _make_readable(folder: Path) -> None:
-    """Gives every file the usual permissions, whatever the library that wrote it chose."""
+def _followed(target: Path) -> Path:
+    """Returns the path itself, absolute, or where a link leads."""
+    return Path(os.path.realpath(target))
+
+
+def _reason(error: OSError, partial: Path) -> str:
+    """Returns what went wrong, and with which file where that is none of those that are being written."""
+    reason = error.strerror or str(error)
+    path = error.filename
+    is_elsewhere = isinstance(path, str) and not Path(path).absolute().is_relative_to(partial.parent)
+    return f"{path}: {reason}" if is_elsewhere else reason
+
+
+def _settle_permissions(folder: Path, target: Path) -> None:
+    """Gives every file the permissions of new ones of this process, whatever the library that wrote it chose.
+
+    Others are never let write. A folder that is replaced hands its own on.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o7755
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(mode if path.is_dir() else mode & 0o644)
+    folder.chmod(stat.S_IMODE(target.stat().st_mode) if target.is_dir() else mode)
 
 
 def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
     if _is_new(partial, target):
-        pass
-    elif not force:
+        return
+    if not force:
         raise EdgeBertError(f"{target}: somebody else made it meanwhile; use --force to replace it.")
-    elif not _exchange(partial, target):
-        old = partial.with_name(partial.name + "-old")
-        target.rename(old)
-        try:
-            partial.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    _synchronise_folder(target.parent)
+    if exchange(partial, target):
+        return
+    old = moved_aside(partial)
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    remove(old)
 
 
 def _is_new(partial: Path, target: Path) -> bool:
@@ -112,50 +143,3 @@ def _is_new(partial: Path, target: Path) -> bool:
             return False
         raise
     return True
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swaps two folders in one step where the system can; afterwards `first` holds the old content."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Removes what processes that are gone left half-written beside the target."""
-    pattern = re.compile(re.escape(f".{target.name}.partial-") + r"(\d+)-\w+")
-    for path in target.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and not _is_alive(int(match.group(1))):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _synchronise(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            descriptor = os.open(Path(root) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        _synchronise_folder(Path(root))
-
-
-def _synchronise_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

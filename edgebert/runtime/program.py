@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
-from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
 from edgebert.bundle.publish import publish
 from edgebert.errors import ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
@@ -321,7 +321,9 @@ class Program:
                     continue
                 copy = partial / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                if name in (MANIFEST_NAME, CARD_NAME):
+                if name == MANIFEST_NAME:
+                    copy.write_bytes(encode_manifest(self.manifest))
+                elif name == CARD_NAME:
                     shutil.copyfile(self.bundle.path / name, copy)
                 else:
                     copy.write_bytes(self.bundle.read(name))

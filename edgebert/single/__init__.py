@@ -64,7 +64,7 @@ def export_single(
     opened, target = open_bundle(bundle), Path(target)
     check_single_target(target, force=force)
     data = single_bytes(opened, point, knobs=knobs, samples=samples, tolerance=tolerance, reporter=reporter)
-    write_file(target, data)
+    write_file(target, data, force=force)
     return target
 
 

@@ -53,7 +53,7 @@ def test_publish_into_an_empty_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_publish_replaces(monkeypatch: pytest.MonkeyPatch, target: Path, can_exchange: bool) -> None:
     if not can_exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(publishing, "exchange", lambda first, second: False)
 
     with publish(target, force=True) as partial:
         (partial / "new").write_text("new")
@@ -86,27 +86,9 @@ def test_publish_full_disk_leaves_the_old(monkeypatch: pytest.MonkeyPatch, targe
     def fail(_: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "_synchronise", fail)
+    monkeypatch.setattr(publishing, "synchronise", fail)
 
     with pytest.raises(EdgeBertError, match="out: No space left on device; what was there is untouched"):
-        _write_new(target)
-
-    assert _content(target) == {"edgebert.json": "old"}
-    assert _beside(target) == []
-
-
-def test_publish_failed_second_rename_puts_the_old_back(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
-    rename = Path.rename
-
-    def fail_for_the_new(path: Path, to: Path) -> Path:
-        if (path / "new").exists():
-            raise OSError(5, "Input/output error")
-        return rename(path, to)
-
-    monkeypatch.setattr(publishing, "_exchange", lambda first, second: False)
-    monkeypatch.setattr(Path, "rename", fail_for_the_new)
-
-    with pytest.raises(EdgeBertError, match="out: Input/output error; what was there is untouched"):
         _write_new(target)
 
     assert _content(target) == {"edgebert.json": "old"}
@@ -125,20 +107,119 @@ def test_publish_process_killed_leaves_the_old(target: Path) -> None:
 
     assert result.returncode == 9
     assert _content(target) == {"edgebert.json": "old"}
-    assert len(_beside(target)) == 1
+    lock, partial = _beside(target)
+    assert lock == ".out.lock"
+    assert partial.startswith(".out.partial-")
     _write_new(target)
     assert _content(target) == {"new": "new"}
     assert _beside(target) == []
 
 
-def test_publish_keeps_what_living_processes_and_others_wrote(target: Path) -> None:
-    names = [f".out.partial-{os.getppid()}-abcd1234", ".out.partial-x", ".out2.partial-1-abcd1234", "out.partial-1-a"]
+def test_publish_keeps_what_others_wrote(target: Path) -> None:
+    names = [".out.partial-x", ".out2.partial-0123abcd", "out.partial-0123abcd", ".out.partial-0123abcd.txt"]
     for name in names:
         (target.parent / name).mkdir()
 
     _write_new(target)
 
     assert _beside(target) == sorted(names)
+
+
+def test_publish_while_another_writer_is_at_work(target: Path) -> None:
+    with publish(target, force=True) as partial:
+        (partial / "new").write_text("new")
+        with pytest.raises(EdgeBertError, match=r"out: another process is writing it \(it holds \.out\.lock\)"):
+            _write_new(target)
+        assert partial.is_dir()
+
+    assert _content(target) == {"new": "new"}
+    assert _beside(target) == []
+
+
+def test_publish_puts_back_what_was_moved_aside(target: Path) -> None:
+    target.rename(target.with_name(".out.partial-0123abcd-old"))
+
+    with pytest.raises(EdgeBertError, match="out: exists already; use --force"), publish(target, force=False):
+        pass
+
+    assert _content(target) == {"edgebert.json": "old"}
+    assert _beside(target) == []
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_publish_interrupted_between_two_renames_puts_the_old_back(
+    monkeypatch: pytest.MonkeyPatch, target: Path, error: BaseException
+) -> None:
+    rename = Path.rename
+
+    def fail_for_the_new(path: Path, to: Path) -> Path:
+        if (path / "new").exists():
+            raise error
+        return rename(path, to)
+
+    monkeypatch.setattr(publishing, "exchange", lambda first, second: False)
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+
+    with pytest.raises((EdgeBertError, KeyboardInterrupt)):
+        _write_new(target)
+
+    assert _content(target) == {"edgebert.json": "old"}
+    assert _beside(target) == []
+
+
+def test_publish_through_a_link(target: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to("out")
+
+    _write_new(link)
+
+    assert link.is_symlink()
+    assert _content(target) == {"new": "new"}
+    assert _beside(target) == ["current"]
+
+
+def test_publish_hands_on_permissions(target: Path) -> None:
+    target.chmod(0o700)
+
+    _write_new(target)
+
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_publish_keeps_to_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        _write_new(tmp_path / "out")
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "out" / "new").stat().st_mode & 0o777 == 0o600
+
+
+def test_publish_does_not_replace_what_became_somebody_elses(target: Path) -> None:
+    def replace_meanwhile() -> None:
+        with publish(target, force=True) as partial:
+            (partial / "new").write_text("new")
+            (target / "edgebert.json").rename(target / "thesis.txt")
+
+    with pytest.raises(EdgeBertError, match="holds nothing that edgebert made"):
+        replace_meanwhile()
+
+    assert _content(target) == {"thesis.txt": "old"}
+    assert _beside(target) == []
+
+
+def test_publish_cannot_confirm_the_names(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(publishing, "synchronise_names", fail)
+
+    with pytest.raises(EdgeBertError, match="out: is replaced, but the disk may lose it: Input/output error"):
+        _write_new(target)
+
+    assert _content(target) == {"new": "new"}
 
 
 def test_check_target_existing(target: Path) -> None:
@@ -179,10 +260,10 @@ def test_publish_read_only_parent(monkeypatch: pytest.MonkeyPatch, target: Path)
 
 
 def test_publish_parent_refuses_new_folders(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
-    def fail(**_: object) -> str:
+    def fail(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.mkdtemp", fail)
+    monkeypatch.setattr(Path, "mkdir", fail)
 
     with pytest.raises(EdgeBertError, match="out: cannot write beside it: Read-only file system"):
         _write_new(target)
@@ -197,13 +278,13 @@ def test_publish_where_somebody_else_was_faster(tmp_path: Path, force: bool) -> 
     def publish_both() -> None:
         with publish(target, force=force) as partial:
             (partial / "edgebert.json").write_text("mine")
-            with publish(target, force=False) as other:
-                (other / "edgebert.json").write_text("theirs")
+            target.mkdir()
+            (target / "edgebert.json").write_text("theirs")
 
     if force:
         publish_both()
     else:
-        with pytest.raises(EdgeBertError, match="somebody else made it meanwhile; use --force to replace it"):
+        with pytest.raises(EdgeBertError, match="target: exists already; use --force to replace it"):
             publish_both()
 
     assert (target / "edgebert.json").read_text() == ("mine" if force else "theirs")
