@@ -61,11 +61,17 @@ def writing(target: Path, *, wait: bool = False) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise EdgeBertError(f"{target}: cannot write {lock.name} beside it: {error.strerror}.") from error
+    if descriptor is None:
+        _name_leftovers(target)
+        yield
+        return
     try:
-        _clean(target, is_locked=descriptor is not None)
+        _clean(target)
         yield
     finally:
-        if descriptor is not None:
+        try:
+            _clean(target)  # an interruption may have come before, or within, a writer's own cleaning up
+        finally:
             with contextlib.suppress(OSError):
                 lock.unlink()
             os.close(descriptor)
@@ -258,26 +264,31 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _clean(target: Path, *, is_locked: bool) -> None:
-    """Removes or names what is left of a target."""
+def _leftovers(target: Path) -> Iterator[tuple[Path, bool]]:
+    """Gives what is half-written of a target, and whether it is an old one that was moved aside."""
     try:
-        names = os.listdir(target.parent)
+        names = sorted(os.listdir(target.parent))
     except OSError:
-        return  # it may be written to and not be read
-    found = [(match, target.with_name(match[0])) for match in map(_LEFT.fullmatch, sorted(names)) if match]
-    for match, path in found:
-        if match["name"] != target.name:
-            continue
-        if not is_locked:
-            warnings.warn(
-                f"{path}: left by a writer that may still be at work; remove it if none is.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        elif match["old"] and not os.path.lexists(target):
+        return  # it may be written to, and not be read
+    for match in filter(None, map(_LEFT.fullmatch, names)):
+        if match["name"] == target.name:
+            yield target.with_name(match[0]), match["old"] is not None
+
+
+def _clean(target: Path) -> None:
+    """Removes what is left of a target whose lock is held, or puts it back."""
+    for path, is_old in _leftovers(target):
+        if is_old and not os.path.lexists(target):
             _put_back(path, target)
         else:
             remove(path)
+
+
+def _name_leftovers(target: Path) -> None:
+    for path, _ in _leftovers(target):
+        warnings.warn(
+            f"{path}: left by a writer that may still be at work; remove it if none is.", RuntimeWarning, stacklevel=5
+        )
 
 
 def _put_back(old: Path, target: Path) -> None:
