@@ -11,6 +11,7 @@ A job is an object with `arguments` (of edgebert) and perhaps
     signal              which: SIGKILL, if not given
     largest_file_bytes  no file may grow beyond this: writing fails with EFBIG
     dies_beyond         die, in the middle of writing, as a file grows beyond `largest_file_bytes`
+    output              where stdout goes
     user                run as this user id
     two_steps           as where the system cannot swap two folders
 
@@ -69,7 +70,7 @@ class _Count:
 def _run(job: dict[str, Any], log: Path) -> NoReturn:
     """Runs one job, in a fork; never returns."""
     messages = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(messages, 1)
+    os.dup2(os.open(job["output"], os.O_WRONLY) if "output" in job else messages, 1)
     os.dup2(messages, 2)
     os.environ.update(job.get("environment", {}))
     time.sleep(job.get("starts_after_s", 0.0))
@@ -96,6 +97,7 @@ def _run(job: dict[str, Any], log: Path) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.write(messages, f"\n{json.dumps(count.found)}".encode())
         os._exit(code)
 
