@@ -7,8 +7,12 @@ The encoder's weights carry the names `transformers` gives them, so that `AutoMo
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,8 @@ import msgspec
 import yaml
 
 from edgebert import registry
-from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.publish import publish
 from edgebert.config import RunConfig, TrainConfig, decode, decode_config
 from edgebert.encoders._blocks import Encoder
 from edgebert.encoders._checkpoint import (
@@ -104,18 +108,29 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
     Raises:
         EdgeBertError: The folder cannot be written.
     """
-    from safetensors.torch import save_file
-
     facts = checkpoint.facts
     with publish(folder, force=force) as partial:
         weights = {name: tensor.contiguous() for name, tensor in _weights(checkpoint).items()}
-        save_file(weights, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+        save_weights(weights, partial / WEIGHTS_NAME)
         (partial / "config.json").write_bytes(hugging_face_config(checkpoint))
         (partial / FACTS_NAME).write_text(
             yaml.safe_dump(msgspec.to_builtins(facts), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         for name, data in checkpoint.tokenizer.items():
             (partial / name).write_bytes(data)
+
+
+def save_weights(weights: dict[str, Any], path: Path) -> None:
+    """Writes tensors by name as a file of safetensors; raises OSError where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number) if code else str(error), str(path)) from error
 
 
 def hugging_face_config(checkpoint: Checkpoint) -> bytes:
@@ -139,13 +154,17 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     folder = Path(source)
     if not (folder / FACTS_NAME).is_file():
         return _load_foreign(str(source))
-    facts = _read_facts(folder / FACTS_NAME)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS_NAME)
+        with _unreplaced(folder):
+            facts = _read_facts(folder / FACTS_NAME)
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS_NAME)
+            tokenizer = read_tokenizer(folder)
+    except ConfigError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not a complete checkpoint: {error}") from error
     encoder = build_encoder(settings, where=str(folder / "config.json"))
@@ -155,7 +174,21 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         config = msgspec.structs.replace(config, method={**config.method, "layers": encoder.config.layers})
     model = build_model(encoder, config, len(facts.labels))
     _load_heads(model, weights, _names_of_heads(load_task(config.train.task), model), where=str(folder))
-    return Checkpoint(model, facts, read_tokenizer(folder))
+    return Checkpoint(model, facts, tokenizer)
+
+
+@contextlib.contextmanager
+def _unreplaced(folder: Path) -> Iterator[None]:
+    """Refuses what was read of a folder while another one took its place: it may be half of each."""
+
+    def identity() -> tuple[int, int, int]:
+        facts = folder.stat()
+        return facts.st_dev, facts.st_ino, facts.st_mtime_ns
+
+    before = identity()
+    yield
+    if identity() != before:
+        raise ConfigError(f"{folder}: was replaced while it was read; try again.")
 
 
 def take_over(model: AdaptiveModel, source: str, labels: tuple[str, ...], config: RunConfig) -> bool:

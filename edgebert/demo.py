@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgebert import demo_data
-from edgebert.bundle.files import check_target, publish
+from edgebert.bundle.publish import check_target, publish
 from edgebert.config import ExportConfig, RunConfig, TrainConfig
 from edgebert.export import export_model
 from edgebert.measure import Measured, measure

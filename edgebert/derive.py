@@ -10,9 +10,10 @@ import msgspec
 
 from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
-from edgebert.bundle.files import publish, read_regular, sha256
+from edgebert.bundle.files import read_regular, sha256
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, FileFacts, encode_manifest
-from edgebert.errors import BundleError
+from edgebert.bundle.publish import publish
+from edgebert.errors import BundleError, EdgeBertError
 from edgebert.output import Reporter
 from edgebert.tasks import load_task
 
@@ -67,6 +68,7 @@ def derive(
         (folder / CARD_NAME).write_bytes(card)
         files[CARD_NAME] = FileFacts(sha256=sha256(card), bytes=len(card))
         (folder / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+        _check_unchanged(source, target)
     return open_bundle(target)
 
 
@@ -76,6 +78,16 @@ def say_unsigned(source: Bundle, reporter: Reporter) -> None:
         reporter.say(
             f"{SIGNATURE_NAME} signs the bundle as it was and is left out: sign the new one with edgebert sign"
         )
+
+
+def _check_unchanged(source: Bundle, target: Path) -> None:
+    """Refuses to replace a bundle by what was made of an earlier state of it: another process may have changed it.
+
+    Raises:
+        EdgeBertError: It is another one now.
+    """
+    if target.exists() and target.samefile(source.path) and open_bundle(target).manifest != source.manifest:
+        raise EdgeBertError(f"{target}: another process has changed it meanwhile; nothing is written, run this again.")
 
 
 def _changes_answers(source: Bundle, graphs: Mapping[str, bytes], changes: Mapping[str, Any]) -> bool:

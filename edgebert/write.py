@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgebert.errors import EdgeBertError
+from edgebert.partial import move_to_new, remove, synchronise_names, why_not_writable, write_partial_file, writing
+
+_UNTOUCHED = "what was there is untouched"
 
 
 def check_file(path: Path, *, force: bool) -> None:
@@ -16,11 +20,14 @@ def check_file(path: Path, *, force: bool) -> None:
     Raises:
         EdgeBertError: Its folder is missing or not writable, or something is there that may not be replaced.
     """
-    _check_parent(path)
-    if path.exists() and not path.is_file():
-        raise EdgeBertError(f"{path}: exists and is not a file.")
-    if path.exists() and not force:
-        raise EdgeBertError(f"{path}: exists already; use --force to replace it.")
+    try:
+        _check_parent(path)
+        if path.exists() and not path.is_file():
+            raise EdgeBertError(f"{path}: exists and is not a file.")
+        if path.exists() and not force:
+            raise EdgeBertError(f"{path}: exists already; use --force to replace it.")
+    except OSError as error:
+        raise EdgeBertError(f"{path}: {error.strerror}.") from error
 
 
 def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
@@ -38,31 +45,58 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
             check_file(folder / name, force=force)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a text or bytes, under another name until it is complete.
+def write_file(path: Path, content: str | bytes, *, force: bool) -> None:
+    """Writes a text or bytes, under another name until it is complete; see `write_files`."""
+    write_files({path: content}, force=force)
+
+
+def write_files(contents: Mapping[Path, str | bytes], *, force: bool) -> None:
+    """Writes files that belong together, under other names until all of them are complete.
+
+    Each is there whole or not at all, and only a process that dies while they take their places leaves some of them
+    new and some old. Two processes that write the same files take turns. Links are followed, and stay.
+
+    Args:
+        contents: What to write, as text or bytes, by path.
+        force: Replace files that are there.
 
     Raises:
-        EdgeBertError: It cannot be written; what was there is untouched.
+        EdgeBertError: One cannot be written, or is there already; what was there is untouched.
     """
-    partial = None
+    data = {path: text.encode() if isinstance(text, str) else text for path, text in contents.items()}
+    places = {path: Path(os.path.realpath(path)) for path in data}
+    if len(set(places.values())) < len(places):
+        raise EdgeBertError(f"expected a file each, got the same one twice: {', '.join(map(str, sorted(places)))}.")
+    with contextlib.ExitStack() as stack:
+        for path in sorted(places, key=places.__getitem__):
+            check_file(path, force=force)
+            stack.enter_context(writing(places[path], wait=True))
+            check_file(path, force=force)
+        partials = {}
+        for path, place in places.items():
+            with _named(path):
+                partials[path] = write_partial_file(place, data[path])
+                stack.callback(remove, partials[path])
+                if force and place.exists():
+                    partials[path].chmod(stat.S_IMODE(place.stat().st_mode))
+        for number, (path, partial) in enumerate(partials.items()):
+            done = f"{number} of {len(partials)} files are new" if number else _UNTOUCHED
+            with _named(path, done):
+                partial.replace(places[path]) if force else move_to_new(partial, places[path])
+        for folder in {place.parent for place in places.values()}:
+            with _named(folder, "the new files are there, but the disk may lose them"):
+                synchronise_names(folder)
+
+
+@contextlib.contextmanager
+def _named(path: Path, state: str = _UNTOUCHED) -> Iterator[None]:
     try:
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.absolute().parent)
-        with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        yield
     except OSError as error:
-        raise EdgeBertError(f"{path}: {error.strerror or error}; what was there is untouched.") from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
+        raise EdgeBertError(f"{path}: {error.strerror or error}; {state}.") from error
 
 
 def _check_parent(path: Path) -> None:
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise EdgeBertError(f"{path}: its folder {parent} does not exist.")
-    if not os.access(parent, os.W_OK):
-        raise EdgeBertError(f"{path}: its folder {parent} is not writable.")
+    parent = Path(os.path.realpath(path)).parent
+    if reason := why_not_writable(parent):
+        raise EdgeBertError(f"{path}: its folder {parent} {reason}.")

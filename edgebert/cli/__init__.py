@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from edgebert import __version__, registry
+from edgebert.cli._ending import ToldToEnd, one_line_warnings, told_to_end
 from edgebert.errors import EdgeBertError, suggestion
 
 
@@ -40,26 +41,41 @@ def cli(context: click.Context) -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command line; every error is one line on stderr and an exit code."""
+    """Runs the command line; every error is one line on stderr and an exit code.
+
+    A command that is told to end (SIGTERM, or SIGHUP as its terminal closes) first removes what it has half-written.
+    """
     try:
-        code = cli.main(standalone_mode=False)
+        with one_line_warnings(), told_to_end():
+            code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except ToldToEnd as told:
+        _fail(f"ended by {told.signal.name}", 128 + told.signal)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
         hint = f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
         _fail(error.format_message() + hint, 2)
     except EdgeBertError as error:
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as error:
+        _fail_output(error)
     except Exception as error:
         if os.environ.get("EDGEBERT_DEBUG"):
             raise
         _fail(f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)", 1)
+
+
+def _fail_output(error: OSError) -> NoReturn:
+    """Ends for a file that cannot be read or written; of a pipe that nobody reads any more nothing is said."""
+    if os.environ.get("EDGEBERT_DEBUG"):
+        raise error
+    if error.filename is None:
+        # What stdout still holds would be tried once more at the end, and fail with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)
+    _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
 
 
 def _add_commands() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -109,16 +108,20 @@ def _export(
     settings = read_config(config).export if config else None
     for module in ("torch", "transformers", "onnx", "onnxscript"):
         require(module, extra="export", purpose="edgebert export")
+    from edgebert.bundle.publish import check_target
     from edgebert.export import export_model
+    from edgebert.partial import scratch_folder
 
     make = partial(
         export_model, checkpoint, method=method, settings=settings, overrides=overrides, reporter=ConsoleReporter()
     )
-    if layout == "single":
-        with tempfile.TemporaryDirectory() as folder:
-            return single.write(make(Path(folder) / "bundle").path, target)
-    made = make(target, force=single.force)
-    return single.add(target, target, force=True) if layout == "both" else made
+    if layout == "split":
+        return make(target, force=single.force)
+    if layout == "both":
+        check_target(target, force=single.force)
+    with scratch_folder(target) as folder:
+        bundle = make(folder / target.name).path
+        return single.write(bundle, target) if layout == "single" else single.add(bundle, target)
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,9 @@ class _Single:
         made: Path = self._module().export_single(bundle, target, **options, force=self.force)
         return made
 
-    def add(self, bundle: str | Path, target: Path, *, force: bool | None = None) -> Bundle:
+    def add(self, bundle: str | Path, target: Path) -> Bundle:
         """Makes a bundle with the file in it."""
-        force = self.force if force is None else force
-        made: Bundle = self._module().add_single(bundle, target, **self._options(), force=force)
+        made: Bundle = self._module().add_single(bundle, target, **self._options(), force=self.force)
         return made
 
     def _options(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from edgebert import registry
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.checkpoint import (
     TOKENIZER_NAME,
     Checkpoint,

@@ -15,7 +15,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle import CARD_NAME, CONFIG_NAME, TOKENIZER_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
-from edgebert.bundle.files import check_target, publish, sha256
+from edgebert.bundle.files import sha256
 from edgebert.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -27,6 +27,7 @@ from edgebert.bundle.manifest import (
     Step,
     encode_manifest,
 )
+from edgebert.bundle.publish import check_target, publish
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, hugging_face_config, load_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig, decode
 from edgebert.encoders._blocks import EncoderConfig

@@ -18,8 +18,8 @@ import yaml
 
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
+from edgebert.bundle.publish import check_target
 from edgebert.config import QuantizeConfig, decode
 from edgebert.data import Example, name_of, texts_of
 from edgebert.derive import derive, say_unsigned

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from edgebert.errors import QualityError
+from edgebert.errors import BundleError, EdgeBertError, QualityError
+from edgebert.partial import check_room
 from edgebert.quantize._graphs import DOMAINS, find_products
 from edgebert.runtime.sessions import make_graph
 
@@ -70,5 +71,18 @@ def _as_optimized(data: bytes, name: str) -> onnx.ModelProto:
         options.intra_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(path)
-        make_graph(data, name=name, threads=1, session_options=options)
+        try:
+            make_graph(data, name=name, threads=1, session_options=options)
+        except BundleError:
+            _check_room(Path(folder), 4 * len(data))  # ONNX Runtime does not say that it could not write
+            raise
         return onnx.load(path)
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    try:
+        check_room(folder, size_bytes)
+    except OSError as error:
+        raise EdgeBertError(
+            f"{folder.parent}: {error.strerror}; name another place for temporary files (TMPDIR)."
+        ) from error

@@ -6,18 +6,20 @@ A picture's file defines `TITLE`, `CAPTION` (one sentence), `COMMAND` (which com
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edgebert import registry
+from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
 from edgebert.report._drawing import load_altair, load_converter, specification
 from edgebert.report._page import Picture, page
 from edgebert.report._results import read_results
-from edgebert.write import check_file, check_folder, write_file
+from edgebert.write import check_file, check_folder, write_files
 
 _SVG_WIDTH = 680
 
@@ -67,13 +69,30 @@ def write_report(
         )
         for picture in pictures
     ]
-    write_file(target, page(read, shown))
+    files: dict[Path, str | bytes] = {target: page(read, shown)}
     if folder is not None:
-        folder.mkdir(exist_ok=True)
-        for picture, spec in specs.items():
-            write_file(folder / _svg_name(picture), _svg(spec))
+        files.update({folder / _svg_name(picture): _svg(spec) for picture, spec in specs.items()})
+    with _made(folder):
+        write_files(files, force=force)
     (reporter or Reporter()).say(f"{target}: {len(specs)} charts, {target.stat().st_size / 1e6:.2f} MB")
     return target
+
+
+@contextlib.contextmanager
+def _made(folder: Path | None) -> Iterator[None]:
+    """Makes a folder, and removes it again if it is empty after an error."""
+    is_new = folder is not None and not folder.exists()
+    try:
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        yield
+    except OSError as error:
+        raise EdgeBertError(f"{folder}: cannot be made: {error.strerror}.") from error
+    except BaseException:
+        if folder is not None and is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _svg_name(picture: ModuleType) -> str:

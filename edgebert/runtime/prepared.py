@@ -16,10 +16,8 @@ import contextlib
 import hashlib
 import os
 import platform
-import shutil
 import stat
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +25,9 @@ import msgspec
 import onnxruntime
 
 from edgebert.bundle import Bundle
-from edgebert.bundle.files import publish
+from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError, EdgeBertError
+from edgebert.partial import check_room, clean_folder, discard, remove, why_not_writable, writing
 from edgebert.processor import cpu_features
 from edgebert.runtime.sessions import make_options, open_session, release_memory
 
@@ -173,45 +172,26 @@ def prepare_bundle(bundle: Bundle, *, force: bool = False) -> Prepared:
         return found
     folder = prepared_folder(bundle)
     _make_private(folder.parent)
-    with _locked(folder):
+    with _preparing(folder):
         if not force and (found := find_prepared(bundle)) is not None:
             return found
         if folder.is_dir() and not (folder / FACTS_NAME).exists():
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # damaged: nothing says whose it is, but it lies in our own folder
+            remove(folder)  # damaged: nothing says whose it is, but it lies in our own folder
         try:
             with publish(folder, force=True) as partial:
                 _write(bundle, partial)
         finally:
             release_memory()
         found = find_prepared(bundle)
+    clean_folder(folder.parent)
     if found is None:
         raise EdgeBertError(f"{folder}: changed while it was being prepared; try again.")
     return found
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time prepare into a folder; where the system has no file locks, the last one wins."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    lock = folder.with_name(f".{folder.name}.lock")
-    try:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise EdgeBertError(_cannot_be_made(lock, error)) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            raise EdgeBertError(_cannot_be_made(lock, error)) from error
-        yield
-    finally:
-        os.close(descriptor)
+def _preparing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Lets one process at a time prepare into a folder: the next one waits, and finds what it wanted."""
+    return writing(folder.with_name(f"{folder.name}.preparing"), wait=True)
 
 
 def remove_prepared(bundle: Bundle) -> bool:
@@ -225,12 +205,8 @@ def remove_prepared(bundle: Bundle) -> bool:
     if not folder.exists():
         return False
     _check_owner(folder.parent, private=True)
-    with _locked(folder):
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise EdgeBertError(f"{folder}: cannot be removed: {error.strerror}.") from error
-    folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+    with _preparing(folder):
+        discard(folder, folder)
     return True
 
 
@@ -264,6 +240,7 @@ def _write(bundle: Bundle, folder: Path) -> None:
         try:
             open_session(data, str(bundle.path / path), options, [("CPUExecutionProvider", {})])
         except BundleError as error:
+            check_room(folder, 4 * len(data))  # ONNX Runtime does not say that it could not write
             raise EdgeBertError(f"{folder.parent}: cannot prepare {path}: {error}") from error
         graphs[path] = f"{stem}.onnx"
     files = {}
@@ -288,12 +265,12 @@ def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise EdgeBertError(_cannot_be_made(folder, error)) from error
+        raise EdgeBertError(
+            f"{folder}: cannot be made: {error.strerror}; say where to prepare with {FOLDER_VARIABLE}."
+        ) from error
     _check_owner(folder, private=True)
-
-
-def _cannot_be_made(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be made: {error.strerror}; say where to prepare with {FOLDER_VARIABLE}."
+    if reason := why_not_writable(folder):
+        raise EdgeBertError(f"{folder}: {reason}; say where to prepare with {FOLDER_VARIABLE}.")
 
 
 def _is_as_made(path: Path, file: PreparedFile) -> bool:

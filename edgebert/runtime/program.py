@@ -14,8 +14,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
-from edgebert.bundle.files import publish
-from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
+from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
+from edgebert.bundle.publish import publish
 from edgebert.errors import ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
@@ -329,7 +329,9 @@ class Program:
                     continue
                 copy = partial / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                if name in (MANIFEST_NAME, CARD_NAME, SIGNATURE_NAME):
+                if name == MANIFEST_NAME:
+                    copy.write_bytes(encode_manifest(self.manifest))
+                elif name in (CARD_NAME, SIGNATURE_NAME):
                     shutil.copyfile(self.bundle.path / name, copy)
                 else:
                     copy.write_bytes(self.bundle.read(name))

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from edgebert.bundle import Bundle, open_bundle
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError
 from edgebert.output import Reporter
@@ -64,7 +64,7 @@ def export_single(
     opened, target = open_bundle(bundle), Path(target)
     check_single_target(target, force=force)
     data = single_bytes(opened, point, knobs=knobs, samples=samples, tolerance=tolerance, reporter=reporter)
-    write_file(target, data)
+    write_file(target, data, force=force)
     return target
 
 

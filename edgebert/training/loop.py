@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgebert.config import TrainConfig
+from edgebert.errors import EdgeBertError
 from edgebert.methods._program import Batch, Stage
 from edgebert.output import Advance, Reporter
+from edgebert.partial import check_room, remove, synchronise, synchronise_names
 from edgebert.training.rows import LengthGroupedSampler, Rows
 
 
@@ -39,10 +42,24 @@ class _StageTrainer(transformers.Trainer):
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, rows: Rows, stage: Stage, config: TrainConfig, **options: Any) -> None:
+    def __init__(self, *, rows: Rows, stage: Stage, config: TrainConfig, folder: Path, **options: Any) -> None:
         super().__init__(train_dataset=rows, data_collator=rows.collate, **options)
         self._stage = stage
         self._config = config
+        self._folder = folder
+
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        """Lets the Trainer save its state, and gives it its place once it is whole: it saves file by file."""
+        unfinished = Path(self.args.output_dir)
+        try:
+            super()._save_checkpoint(*arguments)
+            _keep(unfinished, self._folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # Weights, two moments of each, and some more: what torch wrote does not say why it could not.
+            check_room(self._folder, 4 * sum(p.nbytes for p in self.model.parameters()) + (1 << 20))
+            raise EdgeBertError(f"{self._folder}: the state of the training cannot be saved: {error}") from error
+        finally:
+            remove(unfinished)
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         """Makes AdamW with the stage's groups; biases and norms do not decay."""
@@ -63,6 +80,22 @@ class _StageTrainer(transformers.Trainer):
         assert isinstance(self.train_dataset, Rows)
         lengths = [len(row.ids) for row in self.train_dataset.encoded]
         return LengthGroupedSampler(lengths, self._config.batch_size, self.args.seed)
+
+
+def _keep(unfinished: Path, folder: Path) -> None:
+    """Moves a saved state to its place, and removes the ones before it."""
+    for saved in _saved_states(unfinished):
+        synchronise(saved)
+        if not (folder / saved.name).exists():
+            saved.rename(folder / saved.name)
+        synchronise_names(folder)
+    for older in _saved_states(folder)[:-1]:
+        remove(older)
+
+
+def _saved_states(folder: Path) -> list[Path]:
+    """Returns the states of the Trainer in a folder, the newest last."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 class _Progress(transformers.TrainerCallback):
@@ -107,8 +140,8 @@ def train_stage(
         is_resumed: Go on from the newest checkpoint in the folder, if there is one.
         reporter: Where progress goes.
     """
-    is_resuming = is_resumed and any(folder.glob("checkpoint-*"))
-    if stage.before is not None and not is_resuming:
+    saved = _saved_states(folder) if is_resumed else []
+    if stage.before is not None and not saved:
         stage.before()
     steps = math.ceil(epochs * math.ceil(len(rows) / config.batch_size))
     steps = steps if max_steps is None else min(steps, max_steps)
@@ -120,7 +153,8 @@ def train_stage(
     with reporter.track(f"train {stage.name}", steps) as advance:
         trainer = _StageTrainer(
             model=_StageModule(model, stage),
-            args=_arguments(config, steps, seed, folder),
+            args=_arguments(config, steps, seed, folder / "unfinished"),
+            folder=folder,
             rows=rows,
             stage=stage,
             config=config,
@@ -128,7 +162,7 @@ def train_stage(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.remove_callback(transformers.ProgressCallback)
-        trainer.train(resume_from_checkpoint=is_resuming or None)
+        trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from edgebert import registry
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import Knobs, OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.checkpoint import (
     TOKENIZER_NAME,
     Checkpoint,
@@ -24,6 +25,7 @@ from edgebert.checkpoint import (
     fetch_tokenizer,
     load_checkpoint,
     save_checkpoint,
+    save_weights,
     take_over,
 )
 from edgebert.config import RunConfig, TrainConfig, decode
@@ -34,6 +36,7 @@ from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task, policies_for
 from edgebert.output import Reporter
+from edgebert.partial import discard, synchronise_file, writing
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
 from edgebert.training.held_out import hold_out, whole_texts
@@ -41,6 +44,7 @@ from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
 from edgebert.training.rows import Rows
+from edgebert.write import write_file
 
 
 def train_model(
@@ -67,11 +71,30 @@ def train_model(
     Raises:
         ConfigError: A setting is wrong.
         DataError: The data cannot be used.
-        EdgeBertError: The folder cannot be written.
+        EdgeBertError: The folder cannot be written, or another process is training it; what was there is untouched.
     """
-    reporter = reporter or Reporter()
     target = Path(folder)
     check_target(target, force=force)
+    work = target.absolute().with_name(f".{target.name}.training")
+    try:
+        with writing(work):
+            return _train(config, target, work, seed, max_steps, is_resumed, force, reporter or Reporter())
+    except OSError as error:
+        raise EdgeBertError(
+            f"{error.filename or work}: {error.strerror or error}; what was there is untouched, and --resume goes on."
+        ) from error
+
+
+def _train(
+    config: RunConfig,
+    target: Path,
+    work: Path,
+    seed: int,
+    max_steps: int | None,
+    is_resumed: bool,
+    force: bool,
+    reporter: Reporter,
+) -> Checkpoint:
     train = config.train
     task = load_task(train.task)
     method = registry.load("edgebert.methods", config.method_name)
@@ -110,7 +133,7 @@ def train_model(
         "labels": labels,
         "rows": len(rows),
     }
-    work = _work_folder(target, identity, is_resumed=is_resumed, force=force)
+    _open_work_folder(work, target, identity, is_resumed=is_resumed, force=force)
     if model.learns_from is not None:
         model.learn_from(_open_teacher(model.learns_from, config, labels, text))
     _run_stages(model, config, rows, seed, max_steps, work, is_resumed, reporter)
@@ -133,7 +156,7 @@ def train_model(
     facts = CheckpointFacts(labels=labels, seed=seed, config=config, operating_points=points)
     checkpoint = Checkpoint(model, facts, tokenizer)
     save_checkpoint(checkpoint, target, force=force)
-    shutil.rmtree(work, ignore_errors=True)
+    discard(work, target)
     return checkpoint
 
 
@@ -186,7 +209,7 @@ def _run_stages(
     for number, stage in enumerate(model.stages(config.train)):
         finished = work / f"{number}-{stage.name}.safetensors"
         if is_resumed and finished.is_file():
-            model.load_state_dict(load_file(finished))
+            model.load_state_dict(_read_stage(finished))
             reporter.say(f"train {stage.name}: finished before, loaded")
             continue
         start = time.monotonic()
@@ -203,10 +226,17 @@ def _run_stages(
             reporter=reporter,
         )
         reporter.say(f"train {stage.name}: {time.monotonic() - start:.0f} s")
-        work.mkdir(parents=True, exist_ok=True)
         partial = finished.with_suffix(".partial")
-        save_file(model.cpu().state_dict(), partial)
+        save_weights(model.cpu().state_dict(), partial)
+        synchronise_file(partial)
         partial.rename(finished)
+
+
+def _read_stage(finished: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(finished)
+    except SafetensorError as error:
+        raise EdgeBertError(f"{finished}: damaged ({error}); start again with --force.") from error
 
 
 def _examples(config: RunConfig, task: Task) -> list[Example]:
@@ -284,26 +314,26 @@ def _calibrate(model: AdaptiveModel, rows: Rows, size: int = 64) -> None:
     model.train(was_training)
 
 
-def _work_folder(target: Path, identity: dict[str, object], *, is_resumed: bool, force: bool) -> Path:
-    """Returns the folder of resumable checkpoints beside the target; it says what it was trained from.
+def _open_work_folder(work: Path, target: Path, identity: dict[str, object], *, is_resumed: bool, force: bool) -> None:
+    """Makes the folder of resumable checkpoints beside the target, or opens it; it says what it was trained from.
 
     Raises:
         EdgeBertError: An interrupted training is there and neither option was given, or it is of another kind.
     """
     described = json.dumps(identity, sort_keys=True, indent=1)
-    work = target.absolute().with_name(f".{target.name}.training")
+    facts = work / "training.json"
     if work.exists() and not is_resumed:
         if not force:
             raise EdgeBertError(
                 f"{target}: an interrupted training is beside it; go on with --resume or start again with --force."
             )
-        shutil.rmtree(work)
-    facts = work / "training.json"
+        discard(work, target)
     if facts.is_file() and facts.read_text(encoding="utf-8") != described:
         raise EdgeBertError(
             f"{target}: the interrupted training beside it had another configuration, seed, --max-steps or data; "
             "give the same ones to --resume, or start again with --force."
         )
-    work.mkdir(parents=True, exist_ok=True)
-    facts.write_text(described, encoding="utf-8")
-    return work
+    if not facts.is_file():
+        discard(work, target)  # it does not say what it is of
+        work.mkdir(parents=True, exist_ok=True)
+        write_file(facts, described, force=False)

@@ -14,8 +14,8 @@ import yaml
 
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, Bundle
-from edgebert.bundle.files import check_target
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
+from edgebert.bundle.publish import check_target
 from edgebert.candidates import pareto_front
 from edgebert.config import TuneConfig, decode, parse_setting
 from edgebert.data import texts_of

@@ -217,7 +217,7 @@ def test_in_place_is_all_or_nothing(source: Path, data: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgebert.bundle.files._put_in_place", fail)
+        patch.setattr("edgebert.bundle.publish._put_in_place", fail)
         with pytest.raises(EdgeBertError, match="what was there is untouched"):
             _tune(source, data)
     assert (source / MANIFEST_NAME).read_bytes() == before
