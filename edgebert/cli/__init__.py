@@ -6,6 +6,7 @@ is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -14,6 +15,7 @@ import click
 
 from edgebert import __version__, registry
 from edgebert.errors import EdgeBertError, suggestion
+from edgebert.printable import message_line
 
 
 class _Group(click.Group):
@@ -41,12 +43,12 @@ def cli(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Runs the command line; every error is one line on stderr and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written as an escape
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
         hint = f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
@@ -59,7 +61,16 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("EDGEBERT_DEBUG"):
             raise
-        _fail(f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)", 1)
+        _fail(_reason(error), 1)
+
+
+def _reason(error: Exception) -> str:
+    """Says what an error means that was not raised on purpose: the system has no more to give, or it is a bug."""
+    if isinstance(error, OSError):
+        return f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "out of memory; give less at once."
+    return f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)"
 
 
 def _add_commands() -> None:
@@ -77,7 +88,7 @@ def _add_commands() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {message_line(message)}", err=True)
     sys.exit(code)
 
 
