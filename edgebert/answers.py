@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,12 +89,24 @@ def read_given(
     if bool(questions) != (context is not None):
         raise DataError("a question needs a passage: give --question Q with --context TEXT (or @FILE).")
     passage = _read_passage(context or "")
-    return Given(texts=[*texts, *pairs], questions=[(question, passage) for question in questions], source=source)
+    return Given(
+        texts=[*map(_as_utf8, texts), *((_as_utf8(first), _as_utf8(second)) for first, second in pairs)],
+        questions=[(_as_utf8(question), passage) for question in questions],
+        source=source,
+    )
+
+
+def _as_utf8(argument: str) -> str:
+    """Returns an argument of the command line as UTF-8, whatever the locale made of it: as lines of stdin are read."""
+    try:
+        return os.fsencode(argument).decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return argument
 
 
 def _read_passage(context: str) -> str:
     if not context.startswith("@"):
-        return context
+        return _as_utf8(context)
     data = read_data(Path(context[1:]))
     try:
         return data.decode("utf-8-sig")

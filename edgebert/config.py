@@ -266,6 +266,8 @@ def decode(tree: Any, kind: type[T], *, where: str, prefix: str = "", lines: Map
     """
     try:
         return msgspec.convert(tree, kind, strict=True)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: expected text, got the lone surrogate in {error.object!r:.40}.") from error
     except msgspec.ValidationError as error:
         key, message = _explain(str(error), tree, kind, prefix)
         raise ConfigError(f"{where}{_line_of(key, lines or {})}: {message}") from error

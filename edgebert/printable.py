@@ -23,8 +23,8 @@ def printable(text: str) -> str:
 
 
 def message_line(text: str) -> str:
-    """Returns a message as one printable line, without its middle where it is far too long to be read."""
-    line = printable(text)
+    """Returns a message as one line without anything that cannot be seen, nor its middle where it is far too long."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable(text))
     if len(line) <= _LONGEST_MESSAGE:
         return line
     return f"{line[: _LONGEST_MESSAGE - 300]} ... {line[-295:]}"

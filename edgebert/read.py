@@ -16,8 +16,8 @@ from edgebert.printable import shown
 LARGEST_DATA_BYTES = 8 * 2**30
 """Data is read as a whole; a table larger than this would not fit beside what is made of it."""
 
-LARGEST_SETTINGS_BYTES = 2**20
-"""Of what people write, and programs for people to read."""
+LARGEST_SETTINGS_BYTES = 2**18
+"""Of what people write, and programs for people to read; YAML of this size can take two seconds."""
 
 
 def read_file(path: Path, *, largest_bytes: int, error: type[EdgeBertError]) -> bytes:

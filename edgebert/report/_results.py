@@ -264,6 +264,8 @@ def _read(path: Path) -> _Evaluation | _Bench:
         raise DataError(f"{path}: expected a result of edgebert eval --json or bench --json, got {got}")
     try:
         return msgspec.convert(result, kinds[schema])
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: expected text, got the lone surrogate in {error.object!r:.40}.") from error
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".") or "the result"

@@ -127,21 +127,30 @@ def not_texts() -> dict[str, object]:
         "huge int": 10**5000,
         "bytes": b"good film",
         "bytearray": bytearray(b"good"),
-        "list of one": ["good"],
-        "triple": ("good", "film", "plot"),
         "pair with a number": ("good", 3),
         "pair with None": (None, "good"),
-        "pair of pairs": (("good", "film"), ("bad", "plot")),
         "dict": {"text": "good"},
         "set": {"good", "film"},
         "array of numbers": np.arange(3),
         "array of no dimension": np.array("good"),
         "numpy bytes": np.bytes_(b"good"),
         "deep list": _nested(50_000),
+        "deep pair": (_nested(50_000), "good"),
         "object": object(),
         "type": str,
         "function": len,
         "no text form": _Raising(),
+    }
+
+
+def no_members() -> dict[str, object]:
+    """Returns what is a list of texts, and so none that stands in one, by name."""
+    return {
+        "list of one": ["good"],
+        "triple": ("good", "film", "plot"),
+        "pair of pairs": (("good", "film"), ("bad", "plot")),
+        "empty list": [],
+        "array of three": np.array(["good", "bad", "film"]),
     }
 
 
