@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
+import io
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from edgebert.data import texts_of
+from edgebert.data import read_data, texts_of
 from edgebert.errors import DataError
-from edgebert.output import markdown_table
+from edgebert.output import json_text, markdown_table
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Answer, Prediction
 from edgebert.tasks import Task
-from edgebert.text import Text
+from edgebert.text import LARGEST_TEXT, Text, readable
 
 _CELL_WIDTH = 60
+_LONGEST_LINE = 8 * LARGEST_TEXT
 _SHOWN = ("label", "answer", "score", "start", "end", "windows", "layers_run", "top")
 """What is shown of a result without `--trace`."""
 
@@ -85,21 +89,40 @@ def read_given(
     if bool(questions) != (context is not None):
         raise DataError("a question needs a passage: give --question Q with --context TEXT (or @FILE).")
     passage = _read_passage(context or "")
-    return Given(texts=[*texts, *pairs], questions=[(question, passage) for question in questions], source=source)
+    return Given(
+        texts=[*map(_as_utf8, texts), *((_as_utf8(first), _as_utf8(second)) for first, second in pairs)],
+        questions=[(_as_utf8(question), passage) for question in questions],
+        source=source,
+    )
+
+
+def _as_utf8(argument: str) -> str:
+    """Returns an argument of the command line as UTF-8, whatever the locale made of it: as lines of stdin are read."""
+    try:
+        return os.fsencode(argument).decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return argument
 
 
 def _read_passage(context: str) -> str:
     if not context.startswith("@"):
-        return context
+        return _as_utf8(context)
+    data = read_data(Path(context[1:]))
     try:
-        return Path(context[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--context {context}: cannot read the file: {error}.") from error
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"--context {context}: expected UTF-8: {error}; save the file as UTF-8.") from error
 
 
 def _stdin_lines(task: Task) -> Iterator[Text]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        yield task.read_line(line.decode("utf-8", "replace").rstrip("\r\n"), where=f"stdin:{number}")
+    if sys.stdin is None:
+        raise DataError("stdin: is closed; give texts, or -i FILE.")
+    lines = iter(partial(sys.stdin.buffer.readline, _LONGEST_LINE + 1), b"")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST_LINE:
+            raise DataError(f"stdin:{number}: expected lines of at most {_LONGEST_LINE} bytes, got a longer one.")
+        text = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8", "replace")
+        yield task.read_line(text.rstrip("\r\n"), where=f"stdin:{number}")
 
 
 def print_answers(
@@ -136,22 +159,24 @@ def print_answers(
             rows.append(row)
     if form == "json":
         answer = {"schema": "edgebert.run/1", "policy": model.policy.policy, "rows": rows}
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        click.echo(json_text(answer, indent=2))
     elif rows:
         click.echo(markdown_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
     return truncated
 
 
 def _print_json_line(row: dict[str, Any], is_first: bool) -> None:
-    click.echo(json.dumps(row, ensure_ascii=False))
+    click.echo(json_text(row))
 
 
 def _print_csv_line(row: dict[str, Any], is_first: bool) -> None:
     flat = {key: _cell(value) if isinstance(value, list | tuple) else value for key, value in row.items()}
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     if is_first:
         writer.writerow(flat)
     writer.writerow(flat.values())
+    click.echo(lines.getvalue(), nl=False)
 
 
 _LINES: dict[str, Callable[[dict[str, Any], bool], None]] = {"jsonl": _print_json_line, "csv": _print_csv_line}
@@ -174,9 +199,9 @@ def _answers(
 
 def _row(text: Text, result: Prediction | Answer, trace: bool) -> dict[str, Any]:
     fields = result.to_dict()
-    given = {"text": text if isinstance(text, str) else " / ".join(text)}
+    given = {"text": readable(text if isinstance(text, str) else " / ".join(text))}
     if isinstance(result, Answer):
-        given, fields = {"question": text[0]}, {"answer": fields.pop("text"), **fields}
+        given, fields = {"question": readable(text[0])}, {"answer": fields.pop("text"), **fields}
     names = list(fields) if trace else [name for name in _SHOWN if name in fields]
     return {**given, **{name: fields[name] for name in names}}
 

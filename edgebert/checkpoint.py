@@ -23,7 +23,7 @@ import yaml
 from edgebert import registry
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.bundle.publish import publish
-from edgebert.config import RunConfig, TrainConfig, decode, decode_config
+from edgebert.config import RunConfig, TrainConfig, decode, decode_config, read_settings_tree
 from edgebert.encoders._blocks import Encoder
 from edgebert.encoders._checkpoint import (
     build_encoder,
@@ -38,6 +38,7 @@ from edgebert.errors import ConfigError, require
 from edgebert.methods._heads import SPAN_RENAMES
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
+from edgebert.read import LARGEST_SETTINGS_BYTES, read_file, read_object
 from edgebert.tasks import Task, load_task
 
 FACTS_NAME = "edgebert.yaml"
@@ -160,7 +161,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     try:
         with _unreplaced(folder):
             facts = _read_facts(folder / FACTS_NAME)
-            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            settings = read_object(folder / "config.json", error=ConfigError)
             weights = load_file(folder / WEIGHTS_NAME)
             tokenizer = read_tokenizer(folder)
     except ConfigError:
@@ -340,11 +341,9 @@ def _class_suffix(task: Task) -> str:
 
 
 def _read_facts(path: Path) -> CheckpointFacts:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    facts = decode(tree, CheckpointFacts, where=str(path))
+    data = read_file(path, largest_bytes=LARGEST_SETTINGS_BYTES, error=ConfigError)
+    tree, lines = read_settings_tree(data, where=str(path))
+    facts = decode(tree, CheckpointFacts, where=str(path), lines=lines)
     decode_config(tree["config"], where=str(path))
     return facts
 

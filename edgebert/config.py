@@ -7,15 +7,20 @@ file, the key and what to write instead; `--set a.b=c` overrides one key.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
-import yaml
 
 from edgebert.errors import ConfigError, suggestion
+from edgebert.printable import shown
+from edgebert.read import LARGEST_SETTINGS_BYTES, read_file
+from edgebert.yaml_tree import Tree, read_yaml
 
 T = TypeVar("T")
+
+_DEEPEST_KEY = 8
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,28 +221,40 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     Raises:
         ConfigError: The file is missing or not YAML, or a key or value in it is wrong.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected the sections method, train and export, got {type(tree).__name__}.")
+    data = read_file(path, largest_bytes=LARGEST_SETTINGS_BYTES, error=ConfigError)
+    tree, lines = read_settings_tree(data, where=str(path))
     for override in overrides:
-        _apply(tree, override)
-    return decode_config(tree, where=str(path))
+        changed = _apply(tree, override)
+        lines = {key: line for key, line in lines.items() if not f"{key}.".startswith(f"{changed}.")}
+    return decode_config(tree, where=str(path), lines=lines)
 
 
-def decode_config(tree: Any, *, where: str) -> RunConfig:
-    """Turns plain data into a checked configuration; `where` names its source in messages."""
-    config = decode(tree, RunConfig, where=where)
+def read_settings_tree(data: bytes, *, where: str) -> Tree:
+    """Reads a YAML file of sections, such as a checkpoint or bundle carries.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    tree = read_yaml(data, where=where)
+    if not isinstance(tree.value, dict):
+        raise ConfigError(f"{where}: expected sections by name, got {shown(tree.value)}.")
+    return tree
+
+
+def decode_config(tree: Any, *, where: str, lines: Mapping[str, int] | None = None) -> RunConfig:
+    """Turns plain data into a checked configuration; `where` names its source in messages, `lines` its values' lines.
+
+    Raises:
+        ConfigError: A key is unknown, or a value has the wrong type or range.
+    """
+    config = decode(tree, RunConfig, where=where, lines=lines)
     if not isinstance(config.method.get("name"), str):
-        raise ConfigError(f"{where}: method.name: expected the name of a method, such as dact_bert.")
+        line = _line_of("method.name", lines or {})
+        raise ConfigError(f"{where}{line}: method.name: expected the name of a method, such as dact_bert.")
     return config
 
 
-def decode(tree: Any, kind: type[T], *, where: str, prefix: str = "") -> T:
+def decode(tree: Any, kind: type[T], *, where: str, prefix: str = "", lines: Mapping[str, int] | None = None) -> T:
     """Turns plain data into a checked value of a type.
 
     Args:
@@ -245,52 +262,74 @@ def decode(tree: Any, kind: type[T], *, where: str, prefix: str = "") -> T:
         kind: The struct to make.
         where: The source, for messages.
         prefix: Path of the data inside its source, such as `method.`.
+        lines: Where values stand in the source, by their path in the data.
 
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type or range.
     """
     try:
         return msgspec.convert(tree, kind, strict=True)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: expected text, got the lone surrogate in {error.object!r:.40}.") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), tree, kind, prefix)}") from error
+        key, message = _explain(str(error), tree, kind, prefix)
+        raise ConfigError(f"{where}{_line_of(key, lines or {})}: {message}") from error
 
 
-def _explain(message: str, tree: Any, kind: Any, prefix: str) -> str:
-    """Rewords a validation message: the key's path first, and the nearest known key when it is unknown."""
-    text, _, path = message.partition(" - at `$")
+def _line_of(key: str, lines: Mapping[str, int]) -> str:
+    """Returns the line of a value, or of the nearest around it, as it is put behind a file's name."""
+    while key and key not in lines:
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+    return f":{lines[key]}" if key else ""
+
+
+def _explain(message: str, tree: Any, kind: Any, prefix: str) -> tuple[str, str]:
+    """Rewords a validation message: the key's path first, and the nearest known key when it is unknown.
+
+    Returns:
+        The path of the key inside the data, and the message.
+    """
+    text, _, path = message.replace(" - at `key` in `$", " as a key - at `$").partition(" - at `$")
     path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
     if "unknown field" in text:
-        name = text.split("`")[1]
-        for part in [part for part in path.split(".") if part]:
-            key, is_entry, _ = part.partition("[")
-            kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
-            kind = get_args(kind)[-1] if is_entry else kind  # dict[str, value]
-        fields = [field.name for field in msgspec.structs.fields(kind)]
-        full = f"{prefix}{path + '.' if path else ''}{name}"
-        return f"unknown key {full!r}.{suggestion(name, fields)}"
+        name = text[text.index("`") + 1 : text.rindex("`")]
+        full = f"{path}.{name}" if path else name
+        return full, f"unknown key {prefix + full!r:.200}.{suggestion(name, _fields_at(kind, path))}"
     value = tree
     for part in [part for part in path.split(".") if part and "[" not in part]:
         value = value.get(part) if isinstance(value, dict) else None
     hint = ""
     if isinstance(value, str) and "float" in text:
-        hint = f" (got the text {value!r}: YAML reads 1e-5 as text, write 1.0e-5)"
+        hint = f" (got the text {value!r:.40}: YAML reads 1e-5 as text, write 1.0e-5)"
+    own = re.match(r"(\w+): ", text)  # a struct's own check names the field
+    key = ".".join(part for part in (path, own[1] if own else "") if part)
     if path:
-        return f"{prefix}{path}: {text[0].lower()}{text[1:]}{hint}"
-    return f"{prefix}{text}" if re.match(r"\w+: ", text) else f"{text[0].lower()}{text[1:]}"
+        return key, f"{prefix}{path}: {text[0].lower()}{text[1:]}{hint}"
+    return key, f"{prefix}{text}" if own else f"{text[0].lower()}{text[1:]}"
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Sets one key of the tree from a `section.key=value` text."""
+def _fields_at(kind: Any, path: str) -> list[str]:
+    """Returns the fields that the struct at a path has."""
+    for part in [part for part in path.split(".") if part]:
+        key, is_entry, _ = part.partition("[")
+        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
+        kind = get_args(kind)[-1] if is_entry else kind  # dict[str, value]
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _apply(tree: dict[str, Any], override: str) -> str:
+    """Sets one key of the tree from a `section.key=value` text; returns the key's path."""
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set {override}: expected key=value, such as train.batch_size=16.")
     parts = path.split(".")
+    if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
+        raise ConfigError(f"--set {override:.80}: expected key=value, such as train.batch_size=16.")
     node: Any = tree
     for part in parts[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {part!r} is a value, not a section.")
+            raise ConfigError(f"--set {override:.80}: {part!r} is a value, not a section.")
     node[parts[-1]] = _read_value(text, override)
+    return path
 
 
 def with_train(config: RunConfig, **changes: object) -> RunConfig:
@@ -307,15 +346,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ConfigError(f"--set {text}: expected knob=value, such as threshold=0.9.")
+        raise ConfigError(f"--set {text:.80}: expected knob=value, such as threshold=0.9.")
     return name, _read_value(value, text)
 
 
 def _read_value(text: str, setting: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+    return read_yaml(text, where=f"--set {setting:.80}").value
 
 
 def _check(is_valid: bool, key: str, expected: str, got: object) -> None:

@@ -17,7 +17,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgebert.arguments import check_path
 from edgebert.errors import ConfigError, DataError, require, suggestion
+from edgebert.printable import shown
+from edgebert.read import LARGEST_DATA_BYTES, is_folder, open_file, read_file, reason_of
 
 FIELDS = ("text", "text_pair", "label")
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
@@ -69,7 +72,7 @@ def name_of(source: str | Path, examples: Sequence[Any], *, split: str | None) -
         split: Which split of a folder or hub id.
     """
     path = Path(source)
-    data = path.read_bytes() if path.is_file() else msgspec.json.encode(examples)
+    data = read_data(path) if path.is_file() else msgspec.json.encode(examples)
     part = "" if path.is_file() else f" ({split})"
     return f"{path.name}{part}, {len(examples)} rows, sha256 {hashlib.sha256(data).hexdigest()[:12]}"
 
@@ -129,11 +132,12 @@ def read_examples(
 
 def _find_file(source: str | Path, split: str | None) -> Path | None:
     """Returns the file to read, or None when the source is a hub id."""
-    path = Path(source)
-    if path.is_dir():
+    path = check_path("data", source)
+    is_there = is_folder(path, error=DataError)
+    if is_there:
         return _find_split(path, split)
     suffix = path.suffix.lower()
-    if not path.exists():
+    if is_there is None:
         if isinstance(source, str) and suffix not in _READERS and _HUB_ID.fullmatch(source):
             return None
         raise DataError(f"{path}: no such file; check the path.")
@@ -157,12 +161,25 @@ def _find_split(folder: Path, split: str | None) -> Path:
     found = [path for stem in stems for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
     if not found:
         expected = f"a file {split}{'|'.join(suffixes)}"
-        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise _malformed(str(folder), expected, present, "add the file, or pass it itself")
+        raise _malformed(str(folder), expected, names_in(folder), "add the file, or pass it itself")
     if len(found) > 1:
         present = " and ".join(path.name for path in found)
         raise _malformed(str(folder), f"one file for {split}", present, "keep one, or pass the file itself")
     return found[0]
+
+
+def names_in(folder: Path) -> str:
+    """Returns the first names in a folder, for messages.
+
+    Raises:
+        DataError: It cannot be looked into.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be looked into ({reason_of(error)}).") from error
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10]) or 'nothing'}{more}"
 
 
 def read_number(text: str) -> float | None:
@@ -221,7 +238,7 @@ def _any_text(label: object, where: str) -> str | None:
 
 
 def _tsv_rows(path: Path) -> Iterator[_Row]:
-    return _table_rows(path, ((number, line.split("\t")) for number, line in _lines(path)))
+    return _table_rows(path, ((number, line.split("\t")) for number, line in numbered_lines(path)))
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
@@ -238,6 +255,8 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             number = reader.line_num + 1
     except csv.Error as error:
         cure = "put cells with quotes in quotes and double the quotes inside"
+        if "field limit" in str(error):
+            cure = "write cells of so many characters into a .jsonl"
         raise _malformed(f"{path}:{number}", "quoted CSV", str(error), cure) from error
 
 
@@ -245,6 +264,8 @@ def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]]) -> Iterato
     """Names the cells of each record after the first record."""
     _, header = next(records)
     names = ", ".join(header)
+    if "\r" in names:
+        raise _malformed(f"{path}:1", "lines that end in LF", "lines that end in CR alone", "save the file anew")
     if len(set(header)) < len(header):
         raise _malformed(f"{path}:1", "different column names", names, "rename the repeated one")
     number = 1
@@ -259,19 +280,19 @@ def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]]) -> Iterato
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         where = f"{path}:{number}"
         try:
             cells = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
-            raise _malformed(where, "a JSON object", f"{line!r:.40} ({error})", "write one a line") from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _malformed(where, "a JSON object", f"{line[:40]!r:.40} ({error})", "write one a line") from error
         if not isinstance(cells, dict):
             raise _malformed(where, "a JSON object", _kind(cells), "write one a line")
         yield _Row(cells, where, where)
 
 
 def _text_rows(path: Path) -> Iterator[_Row]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         yield _Row({"text": line}, f"{path}:{number}", f"{path}:{number}")
 
 
@@ -279,14 +300,15 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
     arrow = require("pyarrow", extra="hub", purpose=f"reading {path}")
     parquet = require("pyarrow.parquet", extra="hub", purpose=f"reading {path}")
     number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+    with open_file(path, largest_bytes=LARGEST_DATA_BYTES, error=DataError) as file:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches():
                 for cells in batch.to_pylist():
                     number += 1
                     yield _Row(cells, f"{path}: row {number}", str(path))
-    except (OSError, arrow.ArrowException) as error:
-        raise _malformed(str(path), "a parquet file", _one_line(error), "write it anew") from error
+        # Values that Python has no form for, such as text that is not UTF-8, are plain errors.
+        except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
+            raise _malformed(str(path), "a parquet file", _one_line(error), "write it anew") from error
 
 
 def _hub_rows(source: str, split: str | None) -> Iterator[_Row]:
@@ -313,7 +335,7 @@ def _class_name(index: int | None, names: Sequence[str]) -> str | None:
     return None if index is None or index < 0 else names[index]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields each line with its number; Unicode's other line separators stay inside the texts."""
     lines = _read_text(path).split("\n")
     if lines[-1] == "":
@@ -322,12 +344,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\r")
 
 
+def read_data(path: Path) -> bytes:
+    """Returns the bytes of a file of data.
+
+    Raises:
+        DataError: It is no regular file, or cannot be read.
+    """
+    return read_file(path, largest_bytes=LARGEST_DATA_BYTES, error=DataError)
+
+
 def _read_text(path: Path) -> str:
     """Returns the text of a file that is not empty, without a byte order mark."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the file ({error.strerror}).") from error
+        text = read_data(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         got = f"the byte 0x{error.object[error.start]:02x}"
@@ -342,7 +371,7 @@ def _malformed(where: str, expected: str, got: str, cure: str) -> DataError:
 
 
 def _kind(value: object) -> str:
-    return "null" if value is None else f"{type(value).__name__} {value!r:.40}"
+    return "null" if value is None else shown(value)
 
 
 def _one_line(error: Exception) -> str:

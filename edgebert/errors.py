@@ -17,11 +17,19 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+from edgebert.printable import message_line
+
 
 class EdgeBertError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line exits with."""
+    """Base of all errors raised on purpose. `exit_code` is what the command line exits with.
+
+    A message may quote what a user gave or a file holds; it is made one printable line here, for all of them.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message_line(message))
 
 
 class ConfigError(EdgeBertError, ValueError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from edgebert.data import Example, stems_of
+from edgebert.arguments import check_path
+from edgebert.data import Example, names_in, numbered_lines, read_data, stems_of
 from edgebert.errors import ConfigError, DataError
+from edgebert.read import is_folder
 
 
 class Gold(msgspec.Struct, frozen=True):
@@ -78,12 +81,8 @@ def read_questions(source: str | Path, *, split: str | None = None, require_answ
             is none where one is needed; names the file and the question.
         ConfigError: The source is a folder and no split is given.
     """
-    path = _find(Path(source), split)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the file ({error.strerror}).") from error
-    questions = list(_lines(data, path) if path.suffix.lower() == ".jsonl" else _squad(data, path))
+    path = _find(check_path("data", source), split)
+    questions = list(_lines(path) if path.suffix.lower() == ".jsonl" else _squad(path))
     if not questions:
         raise DataError(f"{path}: expected at least one question, got none.")
     for number, question in enumerate(questions, start=1):
@@ -103,33 +102,36 @@ def read_question(line: str, *, where: str) -> tuple[str, str]:
     """
     try:
         asked = msgspec.json.decode(line, type=_Line)
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise DataError(
-            f'{where}: expected {{"question": "...", "context": "..."}}, got {line!r:.40} ({error}).'
+            f'{where}: expected {{"question": "...", "context": "..."}}, got {line[:40]!r:.40} ({error}).'
         ) from error
     return asked.question, asked.context
 
 
 def _find(path: Path, split: str | None) -> Path:
-    if path.is_dir():
+    is_there = is_folder(path, error=DataError)
+    if is_there:
         if split is None:
             raise ConfigError(f"{path}: is a folder: say which split to read (train, validation or test).")
         found = [file for stem in stems_of(split) if (file := path / f"{stem}.json").is_file()]
         if len(found) != 1:
-            present = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
-            raise DataError(f"{path}: expected one file {split}.json, got {present}; add it, or pass the file itself.")
+            raise DataError(
+                f"{path}: expected one file {split}.json, got {names_in(path)}; add it, or pass the file itself."
+            )
         return found[0]
-    if not path.exists():
+    if is_there is None:
         raise DataError(f"{path}: no such file; questions are read from SQuAD's .json or from .jsonl.")
     if path.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(f"{path}: expected SQuAD's .json or a .jsonl of questions, got {path.suffix or 'no ending'}.")
     return path
 
 
-def _squad(data: bytes, path: Path) -> Iterator[Question]:
+def _squad(path: Path) -> Iterator[Question]:
+    data = read_data(path).removeprefix(codecs.BOM_UTF8)
     try:
         articles = msgspec.json.decode(data, type=_Squad).data
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"{path}: expected the JSON of SQuAD v1.1 (data, paragraphs, qas, answers): {error}."
         ) from error
@@ -149,6 +151,6 @@ def _check_place(answer: _Answer, passage: str, where: str) -> None:
         raise DataError(f"{where}: expected the answer {answer.text!r:.60} at character {start}, got {got!r:.60}.")
 
 
-def _lines(data: bytes, path: Path) -> Iterator[Question]:
-    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), start=1):
+def _lines(path: Path) -> Iterator[Question]:
+    for number, line in numbered_lines(path):
         yield Question(*read_question(line, where=f"{path}:{number}"), None, (), number)

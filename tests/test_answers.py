@@ -181,7 +181,7 @@ def test_run_files_of_questions(invoke: Invoke, bundle: Path, questions_data: Pa
         (["run", "PLAIN", "--question", "a ?", "--context", "b"], "classification answers texts, and was given quest"),
         (["run", "READER", "--question", "a ?"], "a question needs a passage: give --question Q with --context TEXT"),
         (["run", "READER", "--context", "a"], "a question needs a passage"),
-        (["run", "READER", "--question", "a ?", "--context", "@nothing.txt"], "--context @nothing.txt: cannot read"),
+        (["run", "READER", "--question", "a ?", "--context", "@nothing.txt"], "nothing.txt: cannot read the file"),
         (["run", "READER", "a", "--question", "a ?", "--context", "b"], "give either texts, or --question and --co"),
         (["run", "READER", "-i", "-"], "stdin:1: expected {"),
         (["eval", "READER", "--data", "TABLE"], "expected SQuAD's .json or a .jsonl of questions, got .tsv"),

@@ -391,7 +391,7 @@ def test_report_draws_results(invoke: Invoke, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("none.json", "-o", "report.html"), 2, "none.json: cannot be read"),
+        (("none.json", "-o", "report.html"), 2, "none.json: cannot read the file"),
         (("bad.json", "-o", "report.html"), 2, "bad.json: not JSON"),
         (("other.json", "-o", "report.html"), 2, "other.json: expected a result of edgebert eval --json"),
         (("other.json",), 2, "Missing option '-o' / '--output'"),

@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -316,10 +317,10 @@ def test_read_examples_missing_path_object() -> None:
 def test_read_examples_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _write(tmp_path / "a.tsv", "text\tlabel\na\t1\n")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
 
     with pytest.raises(DataError, match=r"a\.tsv: cannot read the file \(Permission denied\)"):
         read_examples(path)

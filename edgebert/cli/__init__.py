@@ -6,6 +6,7 @@ is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -15,6 +16,7 @@ import click
 from edgebert import __version__, registry
 from edgebert.cli._ending import ToldToEnd, one_line_warnings, told_to_end
 from edgebert.errors import EdgeBertError, suggestion
+from edgebert.printable import message_line
 
 
 class _Group(click.Group):
@@ -45,6 +47,8 @@ def main() -> NoReturn:
 
     A command that is told to end (SIGTERM, or SIGHUP as its terminal closes) first removes what it has half-written.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written as an escape
     try:
         with one_line_warnings(), told_to_end():
             code = cli.main(standalone_mode=False)
@@ -63,7 +67,14 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("EDGEBERT_DEBUG"):
             raise
-        _fail(f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)", 1)
+        _fail(_reason(error), 1)
+
+
+def _reason(error: Exception) -> str:
+    """Says what an error means that was not raised on purpose: the system has no more to give, or it is a bug."""
+    if isinstance(error, MemoryError):
+        return "out of memory; give less at once."
+    return f"{type(error).__name__}: {error} (a bug: set EDGEBERT_DEBUG=1 for the traceback)"
 
 
 def _fail_output(error: OSError) -> NoReturn:
@@ -93,7 +104,7 @@ def _add_commands() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {message_line(message)}", err=True)
     sys.exit(code)
 
 

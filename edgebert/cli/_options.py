@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgebert.errors import ConfigError, require
+from edgebert.output import json_text
+from edgebert.printable import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
@@ -33,12 +33,17 @@ def require_training(command: str) -> None:
 
 def say_next(command: str) -> None:
     """Suggests the next command on stderr."""
-    click.echo(f"next: {command}", err=True)
+    click.echo(printable(f"next: {command}"), err=True)
 
 
 def print_json(value: object) -> None:
     """Prints plain data as JSON to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value, indent=2))
+
+
+def print_lines(text: str) -> None:
+    """Prints lines to stdout; whatever stands in them, it steers no terminal."""
+    click.echo("\n".join(printable(line) for line in text.split("\n")))
 
 
 def read_columns(text: str | None) -> dict[str, str]:
@@ -60,12 +65,12 @@ def read_numbers(text: str, option: str) -> list[int]:
     """Reads `1,2,4`.
 
     Raises:
-        ConfigError: A part is no whole number of 1 or more.
+        ConfigError: A part is no whole number from 1 to a million.
     """
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"{option} {text}: expected numbers with commas between, such as 1,2.") from error
-    if min(numbers) < 1:
-        raise ConfigError(f"{option} {text}: expected numbers of 1 or more.")
+        raise ConfigError(f"{option} {text:.80}: expected numbers with commas between, such as 1,2.") from error
+    if min(numbers) < 1 or max(numbers) > 1_000_000:
+        raise ConfigError(f"{option} {text:.80}: expected numbers of 1 or more, up to a million.")
     return numbers

@@ -7,7 +7,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edgebert.cli._options import json_option, policy_option, print_json, provider_option, read_columns, read_numbers
+from edgebert.cli._options import (
+    json_option,
+    policy_option,
+    print_json,
+    print_lines,
+    provider_option,
+    read_columns,
+    read_numbers,
+)
 from edgebert.errors import ConfigError
 from edgebert.output import ConsoleReporter
 
@@ -93,7 +101,7 @@ def command(
     if cold:
         _refuse_warm_options(context)
         result = bench_cold(bundles, **shared)
-        print_json(result) if as_json else click.echo(cold_table(result))
+        print_json(result) if as_json else print_lines(cold_table(result))
         return
     result = bench_bundles(
         bundles,
@@ -107,7 +115,7 @@ def command(
         max_length=max_length,
         **shared,
     )
-    print_json(result) if as_json else click.echo(table(result))
+    print_json(result) if as_json else print_lines(table(result))
 
 
 def _refuse_warm_options(context: click.Context) -> None:

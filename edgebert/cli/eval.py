@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgebert.cli._options import json_option, print_json, provider_option, read_columns, read_numbers
+from edgebert.cli._options import json_option, print_json, print_lines, provider_option, read_columns, read_numbers
 from edgebert.errors import QualityError
 from edgebert.output import ConsoleReporter
 
@@ -80,8 +80,10 @@ def command(
     )
     if as_json or form == "json":
         print_json(result)
+    elif form == "csv":
+        click.echo(evaluation_csv(result).rstrip())
     else:
-        click.echo(evaluation_csv(result).rstrip() if form == "csv" else evaluation_table(result))
+        print_lines(evaluation_table(result))
     metric = result["rows"][0]["metric"]
     if min_metric is not None and metric < min_metric:
         raise QualityError(f"{bundles[0]}: expected a metric of at least {min_metric}, got {metric:.4f}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli._options import json_option, print_json
+from edgebert.cli._options import json_option, print_json, print_lines
 
 
 @click.command(name="info")
@@ -18,7 +18,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
     if bundle is None:
         machine = describe_machine()
-        print_json(machine) if as_json else click.echo(machine_text(machine))
+        print_json(machine) if as_json else print_lines(machine_text(machine))
         return
     facts = describe_bundle(bundle)
-    print_json(facts) if as_json else click.echo(describe_text(facts))
+    print_json(facts) if as_json else print_lines(describe_text(facts))

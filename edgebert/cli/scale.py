@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from edgebert.cli._options import json_option, policy_option, print_json, provider_option, read_columns, read_numbers
+from edgebert.cli._options import (
+    json_option,
+    policy_option,
+    print_json,
+    print_lines,
+    provider_option,
+    read_columns,
+    read_numbers,
+)
 from edgebert.output import ConsoleReporter
 
 
@@ -56,4 +64,4 @@ def command(
         provider=provider,
         reporter=ConsoleReporter(),
     )
-    print_json(result) if as_json else click.echo(scale_table(result))
+    print_json(result) if as_json else print_lines(scale_table(result))

@@ -10,6 +10,7 @@ from edgebert.cli._options import (
     force_option,
     json_option,
     print_json,
+    print_lines,
     provider_option,
     read_columns,
     say_next,
@@ -109,7 +110,7 @@ def command(
         provider=provider,
         reporter=ConsoleReporter(),
     )
-    print_json(result) if as_json else click.echo(tuning_table(result))
+    print_json(result) if as_json else print_lines(tuning_table(result))
     chosen = " ".join(f"--policy {point['name']}" for point in result["points"])
     say_next(f"edgebert eval {result['target']} --data OTHER_TEXTS {chosen} --policy never")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgebert.errors import ConfigError
+from edgebert.read import LARGEST_DATA_BYTES, is_folder, open_file, read_object
 
 _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MARK = "edgebert.yaml"
@@ -45,9 +45,10 @@ def read_source(path: Path, config: Path | None) -> Source:
     Raises:
         ConfigError: A file is missing, damaged, or holds more than tensors.
     """
-    if not path.exists():
+    is_there = is_folder(path, error=ConfigError)
+    if is_there is None:
         raise ConfigError(f"{path}: no such folder or file.")
-    folder = path if path.is_dir() else path.parent
+    folder = path if is_there else path.parent
     if path.is_dir() and (path / _MARK).is_file():
         raise ConfigError(f"{path}: is a checkpoint of edgebert already; edgebert export takes it as it is.")
     weights_path = _weights_in(path) if path.is_dir() else path
@@ -64,18 +65,14 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file; name the model's own with --config.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: expected settings by name, got {type(settings).__name__}.")
-    return settings
+    if is_folder(path, error=ConfigError) is None:
+        raise ConfigError(f"{path}: no such configuration file; name the model's own with --config.")
+    return read_object(path, error=ConfigError)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    with open_file(path, largest_bytes=LARGEST_DATA_BYTES, error=ConfigError):
+        pass  # a pipe or device is refused before a library waits for it
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(weights, dict) or not weights:
         raise ConfigError(f"{path}: expected tensors by name, as state_dict() gives them, got {_kind(weights)}.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgebert.arguments import check_count, check_name
 from edgebert.encoders._blocks import ACTIVATIONS, EncoderConfig
 from edgebert.errors import ConfigError, suggestion
+from edgebert.printable import shown
 
 EMBEDDING_RENAMES = (
     ("embeddings.word_embeddings.", "embeddings.word."),
@@ -41,6 +43,19 @@ COMMON = {
 }
 """The checkpoint's name and ours of the settings that a family reads and writes as they are."""
 
+_RANGES = {
+    "layers": (1, 1024),
+    "hidden_size": (1, 2**15),
+    "heads": (1, 2**15),
+    "feed_forward_size": (1, 2**17),
+    "vocabulary_size": (1, 2**22),
+    "max_positions": (1, 2**20),
+    "token_types": (0, 2**10),
+    "pad_token_id": (0, 2**22),
+    "embedding_size": (1, 2**15),
+}
+"""The smallest and the largest of each whole number; other numbers are shares and small ones."""
+
 
 def read_settings(
     settings: dict[str, Any],
@@ -69,7 +84,15 @@ def read_settings(
     for name in ("layers", "hidden_size", "heads", "feed_forward_size", "vocabulary_size"):
         if name not in given:
             raise ConfigError(f"{where}: {theirs[name]}: expected a number, got none; is it a {family} checkpoint?")
+    for name, value in given.items():
+        _check(value, name, f"{where}: {theirs[name]}")
     shape = EncoderConfig(family=family, **{**(defaults or {}), **given})
+    size, heads, padding = shape.hidden_size, shape.heads, shape.pad_token_id
+    if size % heads:
+        raise ConfigError(f"{where}: {theirs['hidden_size']}: expected a multiple of {heads} heads, got {size}.")
+    if padding >= shape.vocabulary_size:
+        most = shape.vocabulary_size - 1
+        raise ConfigError(f"{where}: {theirs['pad_token_id']}: expected an id up to {most}, got {padding}.")
     if shape.activation not in ACTIVATIONS:
         known = suggestion(str(shape.activation), ACTIVATIONS)
         raise ConfigError(f"{where}: {theirs['activation']}: unknown {shape.activation!r}.{known}")
@@ -80,6 +103,21 @@ def read_settings(
         if settings.get(name):
             raise ConfigError(f"{where}: {name}: expected false, got true; only encoders are supported.")
     return shape
+
+
+def _check(value: object, name: str, where: str) -> None:
+    """Refuses a setting of another kind or size than any encoder's, before memory is asked for.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if name == "activation":
+        check_name(where, value)
+    elif name in _RANGES:
+        least, most = _RANGES[name]
+        check_count(where, value, least=least, most=most)
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(f"{where}: expected a number from 0 to less than 1, got {shown(value)}.")
 
 
 def write_settings(config: EncoderConfig, names: dict[str, str], *, model_type: str) -> dict[str, Any]:

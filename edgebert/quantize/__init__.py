@@ -20,7 +20,7 @@ from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
 from edgebert.bundle.publish import check_target
-from edgebert.config import QuantizeConfig, decode
+from edgebert.config import QuantizeConfig, decode, read_settings_tree
 from edgebert.data import Example, name_of, texts_of
 from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, DataError, QualityError, require, suggestion
@@ -100,7 +100,7 @@ def _settings(bundle: Bundle, settings: QuantizeConfig | None, overrides: Mappin
 def _configuration(bundle: Bundle) -> dict[str, Any]:
     if not bundle.has(CONFIG_NAME):
         return {}
-    tree: dict[str, Any] = yaml.safe_load(bundle.read(CONFIG_NAME))
+    tree: dict[str, Any] = read_settings_tree(bundle.read(CONFIG_NAME), where=str(bundle.path / CONFIG_NAME)).value
     return tree
 
 

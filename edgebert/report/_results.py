@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from edgebert.errors import DataError, suggestion
+from edgebert.read import read_file
 
 EVALUATED, TIMED = "edgebert.eval/1", "edgebert.bench/1"
 _LARGEST_BYTES = 64 * 1024 * 1024
@@ -251,12 +252,9 @@ def read_results(paths: Sequence[str | Path]) -> Results:
 
 
 def _read(path: Path) -> _Evaluation | _Bench:
+    data = read_file(path, largest_bytes=_LARGEST_BYTES, error=DataError)
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise DataError(f"{path}: expected at most {_LARGEST_BYTES // 2**20} MB, got {path.stat().st_size} bytes.")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+        result = json.loads(data, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); write it with edgebert eval --json or bench --json.") from error
     schema = result.get("schema") if isinstance(result, dict) else None
@@ -266,6 +264,8 @@ def _read(path: Path) -> _Evaluation | _Bench:
         raise DataError(f"{path}: expected a result of edgebert eval --json or bench --json, got {got}")
     try:
         return msgspec.convert(result, kinds[schema])
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: expected text, got the lone surrogate in {error.object!r:.40}.") from error
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".") or "the result"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgebert.arguments import check_path
 from edgebert.bundle import Bundle, open_bundle
 from edgebert.errors import BundleError, require
+from edgebert.read import is_folder
 
 
 def find_bundle(path: str | Path) -> Bundle:
@@ -15,6 +17,7 @@ def find_bundle(path: str | Path) -> Bundle:
         BundleError: There is none, or it is refused.
         MissingExtraError: What a hub id needs is not installed.
     """
+    is_folder(check_path("bundle", path, error=BundleError), error=BundleError)
     return open_bundle(_download(str(path)) if _is_hub_id(path) else path)
 
 

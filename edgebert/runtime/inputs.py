@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from edgebert.bundle.manifest import EncoderFacts
 from edgebert.errors import DataError
+
+
+def as_input(name: str, value: ArrayLike) -> NDArray[np.int64]:
+    """Returns ids or a mask as the int64 [rows, tokens] that graphs read; one row may come without its axis.
+
+    Args:
+        name: What messages call it.
+        value: Whole numbers or bools, an array or what numpy makes one of.
+
+    Raises:
+        DataError: It holds something else, rows of different lengths, or nothing.
+    """
+    try:
+        given = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name}: expected whole numbers [rows, tokens], rows of one length; got {error}.") from error
+    if not given.size or given.ndim not in (1, 2):
+        raise DataError(f"{name}: expected whole numbers [rows, tokens], got an array of shape {given.shape}.")
+    if given.dtype.kind not in "iub":
+        raise DataError(f"{name}: expected whole numbers [rows, tokens], got {given.dtype}.")
+    if given.dtype.kind == "u":
+        given = np.minimum(given, np.iinfo(np.int64).max)  # what is larger than any id stays so
+    return np.ascontiguousarray(np.atleast_2d(given), np.int64)
 
 
 def check_ids(facts: EncoderFacts, ids: NDArray[Any], mask: NDArray[Any], types: NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, overload
@@ -10,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert.arguments import check_count, items_of
 from edgebert.errors import ConfigError, DataError
 from edgebert.runtime.program import Program
 from edgebert.runtime.results import Answer, Cost, Prediction, answer_of, costs_of, prediction_of
@@ -68,10 +70,8 @@ class EdgeModel(Program):
         """
         self.check_asked("texts")
         if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
-            return self._predict([texts], top_k, 1, max_length)[0]
-        if not isinstance(texts, Iterable):
-            raise DataError(f"texts: expected a str, a pair of str or a list of them, got {type(texts).__name__}.")
-        return self._predict(list(texts), top_k, batch_size, max_length, show_progress=show_progress)
+            return self._predict([texts], top_k, batch_size, max_length)[0]
+        return self._predict(texts, top_k, batch_size, max_length, show_progress=show_progress)
 
     @overload
     def answer(  # type: ignore[overload-overlap]  # a str is a sequence of str too
@@ -122,10 +122,9 @@ class EdgeModel(Program):
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
         self.check_asked("questions")
-        if top_k < 1:
-            raise ConfigError(f"top_k: expected 1 or more, got {top_k}.")
-        questions = [question] if isinstance(question, str) else list(question)
-        contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+        top_k = check_count("top_k", top_k)
+        questions = [question] if isinstance(question, str) else list(items_of("question", question))
+        contexts = [context] * len(questions) if isinstance(context, str) else list(items_of("context", context))
         if len(questions) != len(contexts) or (isinstance(question, str) and not isinstance(context, str)):
             raise DataError(f"answer: expected a passage for each of {len(questions)} questions, got {len(contexts)}.")
         pairs = list(zip(questions, contexts, strict=True))
@@ -156,10 +155,7 @@ class EdgeModel(Program):
             max_length: Cut texts to this many tokens.
             window: How many texts are sorted by length together.
         """
-        if window < 1:
-            raise ConfigError(f"window: expected 1 or more, got {window}.")
-        if isinstance(texts, str):
-            raise DataError("expected texts, got one str; write [text].")
+        window = min(check_count("window", window), sys.maxsize)
         self._check_top_k(top_k)
         result = _RESULTS[self._task.ASKED]
         for rows in self._tokenized(texts, window, max_length):
@@ -168,7 +164,7 @@ class EdgeModel(Program):
 
     def _tokenized(self, texts: Iterable[Text], window: int, max_length: int | None) -> Iterator[Sequence[Encoded]]:
         """Gives the rows of one window of texts after the other, the next of them being made meanwhile."""
-        iterator = iter(texts)
+        iterator = items_of("texts", texts)
         chunks = iter(lambda: list(itertools.islice(iterator, window)), [])
         firsts = itertools.count(0, window)
         if window == 1:
@@ -246,6 +242,8 @@ class EdgeModel(Program):
         return self._ranked(rows, top_k, batch_size, show_progress=show_progress)
 
     def _check_top_k(self, top_k: int | None) -> None:
+        if top_k is not None:
+            check_count("top_k", top_k)
         if top_k is not None and not self._task.HAS_PROBABILITIES:
             raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edgebert.arguments import check_name
 from edgebert.bundle.manifest import Manifest, OperatingPoint
 from edgebert.errors import ConfigError, suggestion
 from edgebert.policies import Policy, knob_names, make_policy
@@ -16,6 +17,7 @@ def find_point(manifest: Manifest, name: str) -> OperatingPoint:
     Raises:
         ConfigError: The bundle has neither of that name.
     """
+    name = check_name("policy", name)
     points, rule = manifest.operating_points, manifest.rule
     if name in points:
         return points[name]

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgebert.arguments import check_count, check_positive
 from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
 from edgebert.bundle.publish import publish
@@ -21,14 +22,14 @@ from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.graphs import Graph, MemoryUse
 from edgebert.runtime.hub import find_bundle
-from edgebert.runtime.inputs import check_ids
+from edgebert.runtime.inputs import as_input, check_ids
 from edgebert.runtime.loading import load_graphs
 from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import as_input, provider_name
-from edgebert.runtime.threads import available_threads
+from edgebert.runtime.sessions import provider_name
+from edgebert.runtime.threads import MOST_THREADS, available_threads
 from edgebert.signing import check_signature
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
@@ -54,10 +55,10 @@ class Program:
         memory_budget_mb: float | None = None,
     ) -> None:
         """Loads the graphs of an opened bundle; see `from_pretrained`."""
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads: expected 1 or more, got {threads}.")
-        if memory_budget_mb is not None and not memory_budget_mb > 0:
-            raise ConfigError(f"memory_budget_mb: expected more than 0, got {memory_budget_mb}.")
+        if threads is not None:
+            threads = check_count("threads", threads, most=MOST_THREADS)
+        if memory_budget_mb is not None:
+            memory_budget_mb = check_positive("memory_budget_mb", memory_budget_mb)
         if memory_budget_mb is not None and provider_name(provider) != "cpu":
             raise ConfigError(f"memory_budget_mb: goes with the provider cpu; what {provider} holds is not known.")
         self.bundle = bundle
@@ -187,13 +188,13 @@ class Program:
             token_type_ids: int [rows, tokens]; None means all 0. A model with fewer than two segments ignores them.
 
         Raises:
-            DataError: The shapes do not fit, an id is outside the vocabulary, or a mask has other values than 0 and 1
-                or a row that is all padding.
+            DataError: They are no whole numbers, the shapes do not fit, an id is outside the vocabulary, or a mask has
+                other values than 0 and 1 or a row that is all padding.
         """
         engine = self._open_engine()
-        ids = as_input(input_ids)
-        mask = np.ones_like(ids) if attention_mask is None else as_input(attention_mask)
-        types = np.zeros_like(ids) if token_type_ids is None else as_input(token_type_ids)
+        ids = as_input("input_ids", input_ids)
+        mask = np.ones_like(ids) if attention_mask is None else as_input("attention_mask", attention_mask)
+        types = np.zeros_like(ids) if token_type_ids is None else as_input("token_type_ids", token_type_ids)
         check_ids(self.manifest.encoder, ids, mask, types)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         outcome = engine.run(values, self._policy, compact=self.compact)
@@ -236,8 +237,7 @@ class Program:
             sort: Put rows of like length together. False batches them as they come.
             show_progress: Show a progress bar on stderr.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.")
+        batch_size = check_count("batch_size", batch_size)
         engine, policy = self._open_engine(), self._policy
         n = len(encoded)
         outcome = Outcome.empty(n, engine.layers)

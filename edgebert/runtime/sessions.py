@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert import registry
+from edgebert.arguments import check_name
 from edgebert.errors import BundleError, ConfigError, MissingExtraError, suggestion
 from edgebert.runtime.graphs import Graph
 from edgebert.text import Values
@@ -53,7 +53,7 @@ def provider_name(name: str) -> str:
         ConfigError: There is no such provider.
         MissingExtraError: It cannot be used here.
     """
-    wanted = name.lower().replace("-", "_")
+    wanted = check_name("provider", name).lower().replace("-", "_")
     known = registry.names(_PROVIDERS)
     if wanted not in known:
         full_names = {registry.load(_PROVIDERS, short).FULL_NAME: short for short in reversed(known)}
@@ -172,9 +172,3 @@ def _make_arena() -> None:
             )
             onnxruntime.create_and_register_allocator(memory, None)
             _has_arena = True
-
-
-def as_input(array: NDArray[Any]) -> NDArray[np.int64]:
-    """Returns ids or a mask as the int64 [rows, tokens] that graphs read; one row may come without its axis."""
-    given = np.ascontiguousarray(array, np.int64)
-    return given[None, :] if given.ndim == 1 else given

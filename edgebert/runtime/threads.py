@@ -6,6 +6,9 @@ import math
 import os
 from pathlib import Path
 
+MOST_THREADS = 1024
+"""More than any processor has; a pool of a million would take the machine down."""
+
 _QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")

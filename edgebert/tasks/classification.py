@@ -57,7 +57,7 @@ def label_names(examples: Sequence[Example], *, column: str | None = None) -> tu
             f"labels: expected at least 2 different ones in {len(examples)} examples, got "
             f"{', '.join(map(repr, labels)) or 'none'}; check the label column and the split."
         )
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from edgebert import registry
 from edgebert.bundle import CONFIG_NAME, Bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.bundle.publish import check_target
 from edgebert.candidates import pareto_front
-from edgebert.config import TuneConfig, decode, parse_setting
+from edgebert.config import TuneConfig, decode, parse_setting, read_settings_tree
 from edgebert.data import texts_of
 from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, require, suggestion
@@ -216,8 +215,9 @@ def tune_settings(bundle: str | Path, given: TuneConfig | None = None, overrides
 
 
 def _settings_of(bundle: Bundle) -> TuneConfig:
-    tree = yaml.safe_load(bundle.read(CONFIG_NAME)) if bundle.has(CONFIG_NAME) else {}
-    return decode(tree.get("tune", {}), TuneConfig, where=f"{bundle.path / CONFIG_NAME}", prefix="tune.")
+    where = str(bundle.path / CONFIG_NAME)
+    tree = read_settings_tree(bundle.read(CONFIG_NAME), where=where).value if bundle.has(CONFIG_NAME) else {}
+    return decode(tree.get("tune", {}), TuneConfig, where=where, prefix="tune.")
 
 
 def _names(

@@ -95,7 +95,7 @@ def test_mistake_is_one_clear_line(tmp_path: Path, result: object, message: str)
 
 
 def test_file_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.json: cannot be read \(No such file or directory\)"):
+    with pytest.raises(DataError, match=r"none\.json: cannot read the file \(No such file or directory\)"):
         read_results([tmp_path / "none.json"])
 
 

@@ -86,7 +86,7 @@ def test_call_pairs(model: EdgeModel) -> None:
 def test_call_surrogates_and_other_scripts(model: EdgeModel) -> None:
     results = model(["good \ud83d film", "日本語", "\u202e\x00"])
 
-    assert [result.tokens for result in results] == [5, 5, 2]
+    assert [result.tokens for result in results] == [4, 5, 2]
 
 
 @pytest.mark.parametrize(("max_length", "tokens"), [(None, 48), (20, 20), (999, 48)])
@@ -106,7 +106,7 @@ def test_call_text_of_the_full_length_is_not_truncated(model: EdgeModel) -> None
     ("bad", "message"),
     [
         (["a", 3], "text 1: expected a str or a pair of str, got int"),
-        (["a", "b", None], "text 2: expected a str or a pair of str, got NoneType"),
+        (["a", "b", None], "text 2: expected a str or a pair of str, got None"),
         ([("a", "b", "c")], "text 0: expected a str or a pair of str, got tuple"),
         (("a", 3), "text 0: expected a str or a pair of str, got int"),
     ],
@@ -118,7 +118,7 @@ def test_call_not_a_text(model: EdgeModel, bad: Any, message: str) -> None:
 
 @pytest.mark.parametrize("bad", [3, None, 2.5])
 def test_call_not_a_list_either(model: EdgeModel, bad: Any) -> None:
-    with pytest.raises(DataError, match=r"^texts: expected a str, a pair of str or a list of them, got "):
+    with pytest.raises(DataError, match=r"^texts: expected a list, got "):
         model(bad)
 
 
@@ -150,7 +150,7 @@ def test_predict_and_predict_proba_agree_with_calls(model: EdgeModel, texts: lis
 
 @pytest.mark.parametrize("ask", ["predict", "predict_proba", "encode"])
 def test_one_str_in_the_place_of_a_list(model: EdgeModel, ask: str) -> None:
-    with pytest.raises(DataError, match=r"expected a list of texts, got one str; write \[text\]"):
+    with pytest.raises(DataError, match=r"expected a list, got one str; write \[text\]"):
         getattr(model, ask)("a good movie")
 
 
@@ -254,9 +254,12 @@ ONES = np.ones((2, 4), np.int64)
     [
         ({"input_ids": ONES, "attention_mask": ONES[:, :3]}, r"of one shape \[rows, tokens\], got \(2, 4\), \(2, 3\)"),
         ({"input_ids": ONES, "token_type_ids": ONES[:1]}, r"of one shape \[rows, tokens\], got .* and \(1, 4\)"),
-        ({"input_ids": ONES[None]}, r"of one shape \[rows, tokens\], got \(1, 2, 4\)"),
-        ({"input_ids": ONES[:0]}, r"of one shape \[rows, tokens\], got \(0, 4\)"),
-        ({"input_ids": ONES[:, :0]}, r"of one shape \[rows, tokens\], got \(2, 0\)"),
+        (
+            {"input_ids": ONES[None]},
+            r"^input_ids: .* an array of shape \(1, 2, 4\)",
+        ),
+        ({"input_ids": ONES[:0]}, r"^input_ids: .* an array of shape \(0, 4\)"),
+        ({"input_ids": ONES[:, :0]}, r"^input_ids: .* an array of shape \(2, 0\)"),
         ({"input_ids": np.ones((1, 49), np.int64)}, "input_ids: expected at most 48 tokens, got 49"),
         ({"input_ids": ONES * 100_000}, r"input_ids: expected ids of 0 to \d+, got 100000 to 100000"),
         ({"input_ids": -ONES}, r"input_ids: expected ids of 0 to \d+, got -1 to -1"),

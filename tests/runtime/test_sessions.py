@@ -14,8 +14,9 @@ from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, MissingExtraError
 from edgebert.export import export_model
 from edgebert.runtime.graphs import Graph, LateGraph
+from edgebert.runtime.inputs import as_input
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.sessions import as_input, make_graph, provider_name
+from edgebert.runtime.sessions import make_graph, provider_name
 from edgebert.verify import verify_bundle
 
 
@@ -96,7 +97,7 @@ print([EdgeModel.from_pretrained(sys.argv[1], threads=n)("a good film").exit_lay
 
 @pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.uint8, np.int64])
 def test_as_input_is_int64_in_one_piece(dtype: type) -> None:
-    array = as_input(np.ones((3, 4), dtype)[:, ::2])
+    array = as_input("input_ids", np.ones((3, 4), dtype)[:, ::2])
 
     assert array.dtype == np.int64
     assert array.flags.c_contiguous
