@@ -161,7 +161,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     try:
         with _unreplaced(folder):
             facts = _read_facts(folder / FACTS_NAME)
-            settings = read_object(folder / "config.json", error=ConfigError)
+            settings = read_object(folder / "config.json", error=DataError)
             weights = load_file(folder / WEIGHTS_NAME)
             tokenizer = read_tokenizer(folder)
     except ConfigError:
