@@ -14,18 +14,24 @@ from edgebert.cli._options import json_option, print_json
 @click.option("--reference", help="What it was made from: a checkpoint; of a quantized bundle, the fp32 one.")
 @click.option("--samples", default=64, show_default=True, help="Random inputs of that comparison.")
 @click.option("--tolerance", default=1.0e-4, show_default=True)
+@click.option("--deep", is_flag=True, help="Also load the single file, and ask again what was asked at the export.")
 @json_option
-def command(bundle: Path, reference: str | None, samples: int, tolerance: float, as_json: bool) -> None:
+def command(bundle: Path, reference: str | None, samples: int, tolerance: float, deep: bool, as_json: bool) -> None:
     """Check every file of a bundle, load every graph, and compare with torch if a reference is given."""
     from edgebert.verify import verify_bundle
 
-    result = verify_bundle(bundle, reference=reference, samples=samples, tolerance=tolerance)
+    result = verify_bundle(bundle, reference=reference, samples=samples, tolerance=tolerance, deep=deep)
     for note in result["notes"]:
         click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(result)
         return
     click.echo(f"{bundle}: {result['files']} files and {result['graphs']} graphs are as they were made")
+    if result["replay"]:
+        click.echo(
+            "answers {samples} recorded samples as when made: largest difference {max_difference:.1e} (tolerance "
+            "{tolerance:.0e}), {within_margin} too near a border to tell".format(**result["replay"])
+        )
     if result["parity"]:
         click.echo(
             f"agrees with {reference} on {result['parity']['samples']} inputs: largest difference "

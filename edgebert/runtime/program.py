@@ -16,20 +16,21 @@ from numpy.typing import NDArray
 from edgebert.bundle import CARD_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import publish
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, total
-from edgebert.errors import ConfigError, EdgeBertError
+from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.graphs import Graph, MemoryUse
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.inputs import check_ids
 from edgebert.runtime.loading import load_graphs
+from edgebert.runtime.meaning import check_meaning
 from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import as_input, provider_name
 from edgebert.runtime.threads import available_threads
-from edgebert.tasks import Task, load_task, task_settings
+from edgebert.tasks import Task
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 
 MAX_BATCH_TOKENS = 8192
@@ -62,8 +63,7 @@ class Program:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._is_part = False
-        self._task = load_task(self.manifest.task)
-        self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
+        self._task, self._settings = check_meaning(bundle)
         self.threads = threads or available_threads()
         self.provider = provider_name(provider)
         self.compact = compact
@@ -85,6 +85,11 @@ class Program:
             self._text = TextEncoder(
                 bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
             )
+            if self._text.tokens_known > facts.vocabulary_size:
+                raise BundleError(
+                    f"{bundle.path / TOKENIZER_NAME}: has {self._text.tokens_known} tokens, the model knows "
+                    f"{facts.vocabulary_size}; give the checkpoint its own tokenizer and export again."
+                )
 
     @classmethod
     def from_pretrained(
