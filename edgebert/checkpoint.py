@@ -34,7 +34,7 @@ from edgebert.encoders._checkpoint import (
     rename,
     settings_of,
 )
-from edgebert.errors import ConfigError, require
+from edgebert.errors import ConfigError, DataError, require
 from edgebert.methods._heads import SPAN_RENAMES
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task

@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 
-from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, Bundle, open_bundle
+from edgebert.bundle import CARD_NAME, GRAPH_SUFFIX, SAMPLES_NAME, SIGNATURE_NAME, Bundle, open_bundle
 from edgebert.bundle.card import write_card
 from edgebert.bundle.files import read_regular, sha256
+from edgebert.bundle.graph_check import graph_names
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, FileFacts, encode_manifest
 from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError, EdgeBertError
 from edgebert.output import Reporter
+from edgebert.samples import record_samples
 from edgebert.tasks import load_task
 
 
@@ -30,8 +32,9 @@ def derive(
     """Publishes a bundle made of another one. The target may be the source itself, which is then replaced in one step.
 
     A model card that somebody edited is kept as it is; else it is written anew. The single-file form holds the
-    graphs and the operating point `default`, and is left out where one of them is replaced and it is not. A signature
-    is left out always, as the bundle is another one: see `say_unsigned`.
+    graphs and the operating point `default`, and is left out where one of them is replaced and it is not. Where graphs
+    of the program are replaced, samples are recorded anew. A signature is left out always, as the bundle is another
+    one: see `say_unsigned`.
 
     Args:
         source: The bundle to start from.
@@ -56,11 +59,12 @@ def derive(
             if path in without or path == CARD_NAME:
                 continue
             data = graphs[path] if path in graphs else source.read(path)
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-            facts = source.manifest.files.get(path, FileFacts(sha256="", bytes=0))
-            files[path] = msgspec.structs.replace(facts, sha256=sha256(data), bytes=len(data))
+            facts = source.manifest.files.get(path) or _facts_of_new(path, data)
+            files[path] = _write(folder, path, data, facts)
         manifest = msgspec.structs.replace(source.manifest, **{**changes, "files": files})
+        if any(step.graph in graphs for step in manifest.program):
+            samples = record_samples(Bundle(folder, manifest))
+            files[SAMPLES_NAME] = _write(folder, SAMPLES_NAME, samples, FileFacts(sha256="", bytes=0))
         card = _edited_card(source)
         if card is None:
             task = load_task(manifest.task)
@@ -88,6 +92,19 @@ def _check_unchanged(source: Bundle, target: Path) -> None:
     """
     if target.exists() and target.samefile(source.path) and open_bundle(target).manifest != source.manifest:
         raise EdgeBertError(f"{target}: another process has changed it meanwhile; nothing is written, run this again.")
+
+
+def _write(folder: Path, path: str, data: bytes, facts: FileFacts) -> FileFacts:
+    """Writes a file and returns its facts with its size and hash."""
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(data)
+    return msgspec.structs.replace(facts, sha256=sha256(data), bytes=len(data))
+
+
+def _facts_of_new(path: str, data: bytes) -> FileFacts:
+    """Returns the facts of a file that the source does not have: of a graph what it takes and gives."""
+    inputs, outputs = graph_names(data, where=path) if path.endswith(GRAPH_SUFFIX) else ((), ())
+    return FileFacts(sha256="", bytes=0, inputs=inputs, outputs=outputs)
 
 
 def _changes_answers(source: Bundle, graphs: Mapping[str, bytes], changes: Mapping[str, Any]) -> bool:

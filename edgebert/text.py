@@ -71,13 +71,17 @@ class TextEncoder:
         """Reads a `tokenizer.json`.
 
         Raises:
-            BundleError: It is not one.
+            BundleError: It is not one, or cannot encode a pair of words.
         """
         try:
             self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        except Exception as error:
-            raise BundleError(f"tokenizer.json: cannot be read: {error}") from error
-        self._tokenizer.no_padding()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_batch([("a", "b"), "a"])  # what it puts around texts must be among its tokens
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic inside the library is no Exception
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(f"tokenizer.json: cannot be read ({reason}); export the bundle again.") from error
         self._lock = threading.Lock()  # a tokenizer's truncation is a setting of its own, and not to be changed in use
         self.max_length = max_length
         self.pad_token_id = pad_token_id
@@ -87,6 +91,12 @@ class TextEncoder:
         """The ids that stand for no part of a text: those that are put around texts and pairs, and padding."""
         empty = (self._tokenizer.encode(""), self._tokenizer.encode("", ""))
         return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
+
+    @property
+    def tokens_known(self) -> int:
+        """How many tokens the vocabulary has."""
+        known: int = self._tokenizer.get_vocab_size()
+        return known
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Returns the vocabulary's own spelling of token ids; an empty text for an id it does not have."""

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle import SIGNATURE_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
-from edgebert.bundle.manifest import MANIFEST_NAME, STATES, Manifest, Parity
-from edgebert.decisions import Decision, Followed, follow
+from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, STATES, Manifest, Parity
+from edgebert.decisions import Decision, follow
 from edgebert.errors import ConfigError, DataError, QualityError, require
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.graphs import Graph, LateGraph
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import make_graph
+from edgebert.samples import differing_rows, replay_samples
 from edgebert.signing import Signed, check_signature
 from edgebert.tasks import load_task
 from edgebert.text import Values
@@ -52,11 +52,13 @@ def verify_bundle(
     tolerance: float = 1.0e-4,
     public_key: str | Path | None = None,
     signature: str | Path | None = None,
+    deep: bool = False,
 ) -> dict[str, Any]:
     """Checks every file of a bundle, loads every graph, and compares with a reference when one is given.
 
     Args:
         path: The bundle.
+        deep: Load the single-file form too, and ask the bundle again what it was asked when it was made.
         reference: The checkpoint it was made from; of a quantized bundle, the fp32 bundle it was made from, and what is
             given back is how far they agree. None compares nothing, and torch is not needed.
         samples: Random inputs of the comparison.
@@ -68,7 +70,7 @@ def verify_bundle(
         BundleError: The bundle is refused, or not as it was signed.
         ConfigError: A signature, and no key to check it with.
         DataError: The reference is not what it was made from, or the key cannot be used.
-        QualityError: It differs from the reference.
+        QualityError: It differs from the reference, or answers otherwise than when it was made.
     """
     bundle = open_bundle(path)
     signed = _signed(bundle, public_key, signature)
@@ -79,7 +81,11 @@ def verify_bundle(
         for graph in model.graphs.values():
             if isinstance(graph, LateGraph):
                 graph.load()
-        graphs = len(model.graphs) + (_whole_model(bundle) is not None)
+        graphs = len(model.graphs) + (_whole_form(bundle, WHOLE_MODEL_NAME) is not None)
+    replay = None
+    if deep:
+        graphs += _whole_form(bundle, SINGLE_NAME) is not None
+        replay = msgspec.structs.asdict(replay_samples(bundle))
     parity = agreement = None
     if reference is not None and bundle.manifest.quantization is not None:
         agreement = agreement_with(_source_of(bundle, reference), bundle, samples=samples)
@@ -98,6 +104,7 @@ def verify_bundle(
         "parity": None if parity is None else msgspec.structs.asdict(parity),
         "agreement": agreement,
         "signature": None if signed is None else {**asdict(signed), "path": str(signed.path)},
+        "replay": replay,
     }
 
 
@@ -196,7 +203,7 @@ def compare(
     largest = graph_largest = 0.0
     compared = differing = near = 0
     with EdgeModel(bundle, policy="never", threads=1, prepare=False) as runtime:
-        graphs, whole = runtime.graphs, _whole_model(bundle)
+        graphs, whole = runtime.graphs, _whole_form(bundle, WHOLE_MODEL_NAME)
         for start in range(0, samples, _ROWS):
             inputs = random_inputs(rng, min(_ROWS, samples - start), max_tokens, bundle)
             batch = Batch(**{name: torch.from_numpy(value) for name, value in inputs.items()})
@@ -259,11 +266,11 @@ def _unit(name: str, output: NDArray[Any]) -> float:
     return float(np.maximum(1.0, np.abs(output[np.isfinite(output)]).max(initial=0.0)))
 
 
-def _whole_model(bundle: Bundle) -> Graph | None:
-    """Loads the whole-model form, when the bundle has one."""
-    if not bundle.has(WHOLE_MODEL_NAME):
+def _whole_form(bundle: Bundle, name: str) -> Graph | None:
+    """Loads the whole model or the single file, when the bundle has it."""
+    if not bundle.has(name):
         return None
-    return make_graph(bundle.read(WHOLE_MODEL_NAME), name=str(bundle.path / WHOLE_MODEL_NAME), threads=1)
+    return make_graph(bundle.read(name), name=str(bundle.path / name), threads=1)
 
 
 def _check_shapes(model: AdaptiveModel, manifest: Manifest, name: str) -> None:
@@ -327,24 +334,6 @@ def _as_stored(values: Mapping[str, Tensor], manifest: Manifest) -> Values:
     return {
         name: value.numpy().astype(np.float16) if name in in_half else value.numpy() for name, value in values.items()
     }
-
-
-def differing_rows(first: Followed | Forward, second: Followed | Forward) -> NDArray[np.bool_]:
-    """Says which rows took another path, stopped elsewhere, ran other pieces or tokens, or got another answer.
-
-    An answer is a label, or the start and the end of a span.
-    """
-    answers = first.scores.argmax(axis=1) != second.scores.argmax(axis=1)
-    differs: NDArray[np.bool_] = (
-        (first.path != second.path).any(axis=1)
-        | (first.exit_layer != second.exit_layer)
-        | answers.reshape(len(answers), -1).any(axis=1)
-    )
-    for name, chosen in first.chosen.items():
-        differs |= (chosen != second.chosen[name]).any(axis=(1, 2))
-    if first.token_layers is not None and second.token_layers is not None:
-        differs |= (first.token_layers != second.token_layers).any(axis=1)
-    return differs
 
 
 def within_margin(

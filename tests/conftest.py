@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,8 @@ from torch import nn
 from edgebert import cli
 from edgebert.bench import bench_bundles
 from edgebert.bundle import TOKENIZER_NAME, open_bundle
+from edgebert.bundle.graph_schema import parse_model
+from edgebert.bundle.graph_weights import set_weights_aside
 from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint, encode_manifest
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import ExportConfig, RunConfig, TrainConfig
@@ -441,3 +444,49 @@ def questions_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts(sentiment_data: Path) -> list[str]:
     """The 200 training texts of `sentiment_data`, of 2 to 14 words."""
     return [example.text for example in read_examples(sentiment_data, split="train")]
+
+
+def _said_by(model: Any, weight_bytes: dict[int, int] | None = None) -> dict[str, Any]:
+    """Returns what a model says of everything that is checked, read by `onnx` or by the reduced schema alike."""
+
+    def value(given: Any) -> tuple[Any, ...]:
+        tensor = given.type.tensor_type
+        return given.name, tensor.elem_type, [(axis.dim_value, axis.dim_param) for axis in tensor.shape.dim]
+
+    def constant(tensor: Any, raw_bytes: int | None = None) -> tuple[Any, ...]:
+        raw = len(tensor.raw_data) if raw_bytes is None else raw_bytes
+        return tensor.name, list(tensor.dims), tensor.data_type, tensor.data_location, len(tensor.external_data), raw
+
+    def graph(given: Any, lengths: dict[int, int] | None = None) -> dict[str, Any]:
+        tensors = enumerate(given.initializer)
+        return {
+            "nodes": [(node.op_type, node.domain, [attribute(a) for a in node.attribute]) for node in given.node],
+            "constants": [constant(t, None if lengths is None else lengths.get(n, 0)) for n, t in tensors],
+            "values": ([value(v) for v in given.input], [value(v) for v in given.output]),
+        }
+
+    def attribute(given: Any) -> tuple[Any, ...]:
+        inner = [graph(g) for g in ([given.g] if given.HasField("g") else []) + list(given.graphs)]
+        tensors = [constant(t) for t in ([given.t] if given.HasField("t") else []) + list(given.tensors)]
+        return inner, tensors
+
+    return {
+        "versions": (model.ir_version, [(entry.domain, entry.version) for entry in model.opset_import]),
+        "others": (len(model.functions), len(model.training_info), [entry.key for entry in model.metadata_props]),
+        "graph": graph(model.graph, weight_bytes),
+    }
+
+
+@pytest.fixture(scope="session")
+def read_like_onnx() -> Callable[[bytes], None]:
+    """Asserts that the reduced schema reads a graph as `onnx` does, with its weights or without."""
+
+    def check(data: bytes) -> None:
+        expected = _said_by(onnx.load_from_string(data))
+        rest, weight_bytes = set_weights_aside(data)
+        assert weight_bytes is not None
+        assert len(rest) < len(data)
+        assert _said_by(parse_model(rest, where="graph"), weight_bytes) == expected
+        assert _said_by(parse_model(data, where="graph")) == expected
+
+    return check

@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from edgebert.bundle import CARD_NAME, open_bundle
+from edgebert.bundle import CARD_NAME, SAMPLES_NAME, open_bundle
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.derive import derive
 from edgebert.errors import BundleError, EdgeBertError
@@ -13,20 +15,30 @@ def source(dact_bundle, tmp_path):
     return derive(open_bundle(dact_bundle), tmp_path / "source.bundle")
 
 
-def test_other_graphs_other_facts_and_the_rest_as_it_was(source, tmp_path):
+@pytest.fixture
+def other_embed(source):
+    """The source's embeddings with other numbers in them."""
+    model = onnx.load_from_string(source.read("graphs/embed.onnx"))
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights[::-1], model.graph.initializer[0].name))
+    return model.SerializeToString()
+
+
+def test_other_graphs_other_facts_and_the_rest_as_it_was(source, other_embed, tmp_path):
     path = "graphs/embed.onnx"
     point = OperatingPoint(policy="never", knobs={})
     made = derive(
         source,
         tmp_path / "made.bundle",
-        graphs={path: b"other bytes"},
+        graphs={path: other_embed},
         changes={"precision": "int8", "operating_points": {**source.manifest.operating_points, "slow": point}},
     )
-    assert made.read(path) == b"other bytes"
+    assert made.read(path) == other_embed
     assert made.manifest.files[path].inputs == source.manifest.files[path].inputs
     assert made.manifest.precision == "int8"
     assert made.manifest.operating_points["slow"] == point
-    same = set(source.manifest.files) - {path, CARD_NAME}
+    assert made.manifest.files[SAMPLES_NAME] != source.manifest.files[SAMPLES_NAME]
+    same = set(source.manifest.files) - {path, CARD_NAME, SAMPLES_NAME}
     assert all(made.manifest.files[name] == source.manifest.files[name] for name in same)
     assert "| slow |" in made.read(CARD_NAME).decode()
 

@@ -3,12 +3,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from edgebert.bundle import open_bundle
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint, encode_manifest
 from edgebert.checkpoint import Checkpoint, CheckpointFacts, build_model, load_checkpoint, save_checkpoint
 from edgebert.config import RunConfig, TrainConfig
 from edgebert.decisions import Decision
@@ -16,6 +17,7 @@ from edgebert.encoders._blocks import Encoder
 from edgebert.errors import BundleError, ConfigError, DataError, QualityError
 from edgebert.export import export_model
 from edgebert.policies import make_policy
+from edgebert.single import add_single
 from edgebert.verify import compare, random_inputs, verify_bundle, within_margin
 
 NEVER = {"default": OperatingPoint(policy="never", knobs={})}
@@ -147,12 +149,13 @@ def test_verify_bundle_without_a_reference(plain_bundle: Path) -> None:
     assert json.loads(json.dumps(report)) == {
         "schema": "edgebert.verify/1",
         "bundle": str(plain_bundle),
-        "files": 9,
+        "files": 10,
         "graphs": 5,
         "notes": [],
         "parity": None,
         "agreement": None,
         "signature": None,
+        "replay": None,
     }
 
 
@@ -189,3 +192,37 @@ def test_verify_bundle_damaged(tmp_path: Path, plain_bundle: Path, name: str) ->
 
     with pytest.raises(BundleError, match=f"copy/{name}: changed since the bundle was made"):
         verify_bundle(copy)
+
+
+def test_verify_bundle_deep(plain_bundle: Path, tmp_path: Path) -> None:
+    both = add_single(plain_bundle, tmp_path / "both", samples=1)
+
+    report = verify_bundle(both.path, deep=True)
+
+    assert report["graphs"] == 6
+    assert report["replay"]["samples"] == 8
+    assert report["replay"]["max_difference"] <= 1e-6
+
+
+def test_verify_command_deep(invoke: Callable[..., tuple[int, str, str]], plain_bundle: Path) -> None:
+    code, out, _ = invoke("verify", plain_bundle, "--deep")
+
+    assert code == 0
+    assert "answers 8 recorded samples as when made: largest difference " in out
+
+
+def test_verify_command_deep_where_a_graph_was_changed(
+    invoke: Callable[..., tuple[int, str, str]], plain_bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(plain_bundle, tmp_path / "copy")
+    opened = open_bundle(plain_bundle)
+    other = opened.read("graphs/layer_00.onnx")
+    (copy / "graphs/layer_01.onnx").write_bytes(other)
+    facts = {**opened.manifest.files, "graphs/layer_01.onnx": opened.manifest.files["graphs/layer_00.onnx"]}
+    (copy / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(opened.manifest, files=facts)))
+
+    assert invoke("verify", copy)[0] == 0
+    code, _, err = invoke("verify", copy, "--deep")
+
+    assert code == 4
+    assert "samples.json: sample 0 of 3 tokens is answered otherwise than when the bundle was made" in err

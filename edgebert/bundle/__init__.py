@@ -1,6 +1,6 @@
 """The bundle: a folder with a manifest, graphs, a tokenizer and a model card. Reading one checks every byte it gives.
 
-edgebert.json    the manifest      tokenizer.json   config.yaml   README.md (may be edited)
+edgebert.json    the manifest      tokenizer.json   config.yaml   samples.json   README.md (may be edited)
 graphs/*.onnx    the split graphs  onnx/model.onnx  the whole model, for methods that have one
                                    onnx/single.onnx the program as one file, when that was asked for
 model.sig        a signature of all of these, when somebody signed it: the one file that the manifest does not list
@@ -8,17 +8,37 @@ model.sig        a signature of all of these, when somebody signed it: the one f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgebert.bundle.files import list_files, read_regular, sha256
-from edgebert.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from edgebert.bundle.graph_check import check_graph
+from edgebert.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edgebert.bundle.manifest_check import (
+    CARD_NAME,
+    CONFIG_NAME,
+    HUGGING_FACE_NAME,
+    SAMPLES_NAME,
+    TOKENIZER_NAME,
+    WHOLE_MODEL_NAME,
+    decode_manifest,
+)
 from edgebert.errors import BundleError
 
-CARD_NAME = "README.md"
-TOKENIZER_NAME = "tokenizer.json"
-CONFIG_NAME = "config.yaml"
-WHOLE_MODEL_NAME = "onnx/model.onnx"
+__all__ = [
+    "CARD_NAME",
+    "CONFIG_NAME",
+    "GRAPH_SUFFIX",
+    "HUGGING_FACE_NAME",
+    "SAMPLES_NAME",
+    "SIGNATURE_NAME",
+    "TOKENIZER_NAME",
+    "WHOLE_MODEL_NAME",
+    "Bundle",
+    "open_bundle",
+]
+
+GRAPH_SUFFIX = ".onnx"
 SIGNATURE_NAME = "model.sig"
 
 
@@ -28,21 +48,28 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _sound: set[str] = field(default_factory=set, compare=False, repr=False)
+    """The graphs whose rules were checked; their hashes say that they are still the same."""
 
     def read(self, name: str) -> bytes:
-        """Returns the bytes of a file, which are the bytes that were hashed.
+        """Returns the bytes of a file, which are the bytes that were hashed, and of a graph those that were checked.
+
+        Whoever loads a graph gets it from here.
 
         Raises:
-            BundleError: The file is not in the manifest, missing, or changed.
+            BundleError: The file is not in the manifest, missing, or changed, or a graph that breaks a rule.
         """
         facts = self.manifest.files.get(name)
         if facts is None:
             raise BundleError(f"{self.path}: there is no {name} in this bundle.")
         data = read_regular(self.path, name, limit=facts.bytes)
         if len(data) != facts.bytes:
-            raise BundleError(f"{self.path / name}: expected {facts.bytes} bytes, got {len(data)}.")
+            raise BundleError(f"{self.path / name}: expected {facts.bytes} bytes, got {len(data)}; copy it again.")
         if sha256(data) != facts.sha256:
-            raise BundleError(f"{self.path / name}: changed since the bundle was made (sha256 differs).")
+            raise BundleError(f"{self.path / name}: changed since the bundle was made (sha256 differs); copy it again.")
+        if name.endswith(GRAPH_SUFFIX) and name not in self._sound:
+            check_graph(data, name, self.manifest, where=str(self.path / name))
+            self._sound.add(name)
         return data
 
     def has(self, name: str) -> bool:

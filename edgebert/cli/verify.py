@@ -16,6 +16,7 @@ from edgebert.cli._options import json_option, print_json
 @click.option("--tolerance", default=1.0e-4, show_default=True)
 @click.option("--public-key", type=click.Path(path_type=Path), help="Whose signature it must have; see edgebert sign.")
 @click.option("--signature", type=click.Path(path_type=Path), help="Where that is.  [default: model.sig in the bundle]")
+@click.option("--deep", is_flag=True, help="Also load the single file, and ask again what was asked at the export.")
 @json_option
 def command(
     bundle: Path,
@@ -24,6 +25,7 @@ def command(
     tolerance: float,
     public_key: Path | None,
     signature: Path | None,
+    deep: bool,
     as_json: bool,
 ) -> None:
     """Check every file of a bundle, load every graph, and compare with torch if a reference is given."""
@@ -36,6 +38,7 @@ def command(
         tolerance=tolerance,
         public_key=public_key,
         signature=signature,
+        deep=deep,
     )
     for note in result["notes"]:
         click.echo(f"note: {note}", err=True)
@@ -45,6 +48,11 @@ def command(
     click.echo(f"{bundle}: {result['files']} files and {result['graphs']} graphs are as they were made")
     if result["signature"]:
         click.echo(f"signed by {public_key} (sha256 {result['signature']['key']}), every file of it")
+    if result["replay"]:
+        click.echo(
+            "answers {samples} recorded samples as when made: largest difference {max_difference:.1e} (tolerance "
+            "{tolerance:.0e}), {within_margin} too near a border to tell".format(**result["replay"])
+        )
     if result["parity"]:
         click.echo(
             f"agrees with {reference} on {result['parity']['samples']} inputs: largest difference "

@@ -13,7 +13,16 @@ import torch
 import yaml
 
 from edgebert import registry
-from edgebert.bundle import CARD_NAME, CONFIG_NAME, TOKENIZER_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
+from edgebert.bundle import (
+    CARD_NAME,
+    CONFIG_NAME,
+    HUGGING_FACE_NAME,
+    SAMPLES_NAME,
+    TOKENIZER_NAME,
+    WHOLE_MODEL_NAME,
+    Bundle,
+    open_bundle,
+)
 from edgebert.bundle.card import write_card
 from edgebert.bundle.files import sha256
 from edgebert.bundle.manifest import (
@@ -40,11 +49,9 @@ from edgebert.export.trace import graph_outputs, trace_module
 from edgebert.methods._pieces import PiecewisePart
 from edgebert.methods._tasks import policies_for
 from edgebert.output import Reporter
+from edgebert.samples import record_samples
 from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
-
-HUGGING_FACE_NAME = "config.json"
-"""What libraries of Hugging Face read beside a whole model."""
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
 
@@ -135,9 +142,8 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     files[CONFIG_NAME] = _write_file(folder / CONFIG_NAME, text.encode())
     manifest = _manifest(checkpoint, plans, files, settings)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-    parity = compare(
-        model, open_bundle(folder), samples=settings.verify_samples, tolerance=settings.tolerance, name=name
-    )
+    written = open_bundle(folder)
+    parity = compare(model, written, samples=settings.verify_samples, tolerance=settings.tolerance, name=name)
     reporter.say(
         f"verified on {parity.samples} inputs: largest difference {parity.max_difference:.1e}, "
         f"{parity.differing_decisions} of {parity.decisions} decisions differ"
@@ -145,7 +151,11 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     manifest = msgspec.structs.replace(manifest, parity=parity)
     task = load_task(manifest.task)
     card = write_card(manifest, name, tag=task.PIPELINE_TAG, call=task.CALL)
-    files = {**files, CARD_NAME: _write_file(folder / CARD_NAME, card.encode())}
+    files = {
+        **files,
+        SAMPLES_NAME: _write_file(folder / SAMPLES_NAME, record_samples(written)),
+        CARD_NAME: _write_file(folder / CARD_NAME, card.encode()),
+    }
     manifest = msgspec.structs.replace(manifest, files=files)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 

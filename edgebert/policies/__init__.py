@@ -107,6 +107,9 @@ class Policy:
     needs_probabilities = False
     """Whether exits must give probabilities, which a single value has not."""
 
+    needs: frozenset[str] = frozenset()
+    """What every exit, gate or plan must give by name, besides an exit's own answer."""
+
     needs_equal_plans = False
     """Whether only rows with the same plan may share a batch."""
 
@@ -205,6 +208,12 @@ def knob_names(name: str) -> list[str]:
     """Returns the knobs of a rule."""
     config = registry.load("edgebert.policies", name).Config
     return [field.name for field in msgspec.structs.fields(config)]
+
+
+def needed_values(name: str) -> frozenset[str]:
+    """Returns what a rule needs every exit, gate or plan to give by name, besides an exit's own answer."""
+    needs: frozenset[str] = registry.load("edgebert.policies", name).Policy.needs
+    return needs
 
 
 def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:

@@ -36,6 +36,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Policy(policies.Policy):
     """The rule with its threshold. Planners give `include`: probabilities, float [rows] or [rows, layers]."""
 
+    needs = frozenset({"include"})
+
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.delta = config.delta
 

@@ -61,6 +61,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Policy(policies.Policy):
     """The rule with its slack and bound."""
 
+    needs = frozenset({"halt"})
+
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.config = config
 

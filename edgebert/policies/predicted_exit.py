@@ -65,6 +65,8 @@ class Policy(policies.Policy):
     logarithms, `exit_log_share`, both float [rows, layers].
     """
 
+    needs = frozenset({"exit_share", "exit_log_share"})
+
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
         self.config = config
         self.needs_equal_plans = config.batch_exit == "homogeneous"

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ FACTS_NAME = "edgebert.json"
 FOLDER_VARIABLE = "EDGEBERT_CACHE"
 
 _SMALLEST_MAPPED_BYTES = 1024
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 class PreparedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +139,8 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
         _check_owner(folder.parent, private=True)
         _check_owner(folder)
         facts = msgspec.json.decode((folder / FACTS_NAME).read_bytes(), type=PreparedFacts)
+        if not all(_NAME.fullmatch(name) for name in facts.files):
+            return None  # nothing outside of the folder is looked at
         if not all(_is_as_made(folder / name, file) for name, file in facts.files.items()):
             return None
     except (OSError, msgspec.DecodeError):

@@ -17,13 +17,14 @@ from edgebert.arguments import check_count, check_positive
 from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
 from edgebert.bundle.publish import publish
-from edgebert.errors import ConfigError, EdgeBertError
+from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.graphs import Graph, MemoryUse
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.inputs import as_input, check_ids
 from edgebert.runtime.loading import load_graphs
+from edgebert.runtime.meaning import check_meaning
 from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
@@ -31,7 +32,7 @@ from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import provider_name
 from edgebert.runtime.threads import MOST_THREADS, available_threads
 from edgebert.signing import check_signature
-from edgebert.tasks import Task, load_task, task_settings
+from edgebert.tasks import Task
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 
 MAX_BATCH_TOKENS = 8192
@@ -64,8 +65,7 @@ class Program:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._is_part = False
-        self._task = load_task(self.manifest.task)
-        self._settings = task_settings(self._task, self.manifest.task_settings, where=str(bundle.path))
+        self._task, self._settings = check_meaning(bundle)
         self.threads = threads or available_threads()
         self.provider = provider_name(provider)
         self.compact = compact
@@ -87,6 +87,11 @@ class Program:
             self._text = TextEncoder(
                 bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
             )
+            if self._text.tokens_known > facts.vocabulary_size:
+                raise BundleError(
+                    f"{bundle.path / TOKENIZER_NAME}: has {self._text.tokens_known} tokens, the model knows "
+                    f"{facts.vocabulary_size}; give the checkpoint its own tokenizer and export again."
+                )
 
     @classmethod
     def from_pretrained(

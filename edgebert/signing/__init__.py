@@ -83,7 +83,7 @@ def sign_bundle(
     bundle.check_files()
     data = _sign(bundle, Path(private_key), password)
     signed = _check(bundle, data, place, key, Path(private_key))
-    write_file(place, data)
+    write_file(place, data, force=force)
     return signed
 
 

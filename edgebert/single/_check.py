@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.bundle import Bundle
-from edgebert.bundle.manifest import STATES
 from edgebert.errors import QualityError
-from edgebert.runtime.graphs import Graph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import make_graph, make_options
-from edgebert.text import Values
+from edgebert.runtime.shaken import Shaken
 from edgebert.verify import MARGIN, random_inputs
 
 _DRAWS = 4
@@ -58,7 +56,7 @@ def check_single(
     excused = 0
     with EdgeModel(bundle, policy=point, threads=1, session_options=_as_written()) as model:
         shaken = [
-            model.with_graphs({path: _Shaken(graph, seed) for path, graph in model.graphs.items()})
+            model.with_graphs({path: Shaken(graph, seed, MARGIN) for path, graph in model.graphs.items()})
             for seed in range(_DRAWS)
         ]
         for number in range(samples):
@@ -95,22 +93,3 @@ def _difference(first: Forward, second: Forward, model: EdgeModel) -> float:
     one, other = (model.task.values(forward.logits) for forward in (first, second))
     unit = 1.0 if model.task.HAS_PROBABILITIES else max(1.0, float(np.abs(other).max()))
     return float(np.abs(one - other).max() / unit)
-
-
-class _Shaken:
-    """A graph whose floats, but for hidden states, are a little off, each up or down by the margin."""
-
-    def __init__(self, graph: Graph, seed: int) -> None:
-        self._graph = graph
-        self.inputs, self.outputs = graph.inputs, graph.outputs
-        self._rng = np.random.default_rng(seed)
-
-    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Values:
-        """Runs the graph and changes what it gives."""
-        made = self._graph.run(values, names)
-        return {name: value if name in STATES else self._shake(value) for name, value in made.items()}
-
-    def _shake(self, value: NDArray[Any]) -> NDArray[Any]:
-        signs = self._rng.choice(np.array([-1, 1], value.dtype), value.shape)
-        shaken: NDArray[Any] = value + value.dtype.type(MARGIN) * signs
-        return shaken

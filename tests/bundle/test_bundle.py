@@ -32,6 +32,7 @@ def test_open_bundle_files(plain_bundle: Path) -> None:
         "graphs/layer_01.onnx",
         "graphs/layer_02.onnx",
         "onnx/model.onnx",
+        "samples.json",
         "tokenizer.json",
     ]
     assert sorted(bundle.manifest.files) == [name for name in _names(plain_bundle) if name != "edgebert.json"]

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from edgebert.bundle.manifest import (
+    ADVICE,
     FORMAT_VERSION,
     EncoderFacts,
     FileFacts,
@@ -14,13 +16,17 @@ from edgebert.bundle.manifest import (
     OperatingPoint,
     Provenance,
     Step,
-    decode_manifest,
     encode_manifest,
     exit_layers_of,
 )
+from edgebert.bundle.manifest_check import decode_manifest
 from edgebert.errors import BundleError
 
 FACTS = FileFacts(sha256="0" * 64, bytes=3)
+EMBED = FileFacts(sha256="0" * 64, bytes=3, inputs=("input_ids",), outputs=("hidden",))
+LAYER = FileFacts(
+    sha256="1" * 64, bytes=3, inputs=("hidden", "attention_mask"), outputs=("hidden_out", "probabilities", "halt")
+)
 
 
 @pytest.fixture
@@ -50,17 +56,17 @@ def manifest() -> Manifest:
                 layer=1,
                 graph="graphs/layer_00.onnx",
                 inputs=("hidden", "attention_mask"),
-                outputs=("hidden", "logits"),
+                outputs=("hidden", "probabilities", "halt"),
                 macs=Macs(token=3, token_pair=2),
             ),
-            Step(kind="exit", layer=1, graph=None, inputs=("logits",), outputs=(), macs=Macs(row=5)),
+            Step(kind="exit", layer=1, graph=None, inputs=("probabilities", "halt"), outputs=(), macs=Macs(row=5)),
         ),
         rule=OperatingPoint(policy="halting", knobs={"slack": 0.0}),
         policies=("halting", "never"),
         operating_points={"default": OperatingPoint(policy="halting", knobs={"slack": 0.1}, metric=0.9)},
         precision="fp32",
         opset=23,
-        files={"graphs/embed.onnx": FACTS, "graphs/layer_00.onnx": FACTS},
+        files={"graphs/embed.onnx": EMBED, "graphs/layer_00.onnx": LAYER},
         provenance=Provenance(versions={"onnx": "1.18"}, seed=1),
     )
 
@@ -121,32 +127,50 @@ def test_decode_manifest_edited(manifest: Manifest, edit: object) -> None:
         decode_manifest(edit(encode_manifest(manifest)), where="b")  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 6])
 def test_decode_manifest_other_version(manifest: Manifest, version: int) -> None:
     assert _refusal(manifest, format_version=version) == (
-        f"b/edgebert.json: expected format_version 4, got {version}; "
+        f"b/edgebert.json: expected format_version 5, got {version}; "
         "export the bundle again or use a matching edgebert."
     )
 
 
-def test_decode_manifest_of_version_1() -> None:
-    data = (Path(__file__).parent / "manifest_version_1.json").read_bytes()
+@pytest.mark.parametrize("version", [1, 4])
+def test_decode_manifest_of_an_old_version(version: int) -> None:
+    data = (Path(__file__).parent / f"manifest_version_{version}.json").read_bytes()
 
     with pytest.raises(BundleError) as raised:
         decode_manifest(data, where="b")
 
     assert str(raised.value) == (
-        "b/edgebert.json: expected format_version 4, got 1; export the bundle again or use a matching edgebert."
+        f"b/edgebert.json: expected format_version 5, got {version}; "
+        "export the bundle again or use a matching edgebert."
     )
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/", ".hidden", "a/.b", "a\\b", "", "a..b", "c:x", "a\nb"]
+    "path",
+    [
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        ".hidden",
+        "a/.b",
+        "a\\b",
+        "",
+        "a..b",
+        "c:x",
+        "a\nb",
+        "A",
+        "a/b/c",
+    ],
 )
 def test_decode_manifest_path_outside(manifest: Manifest, path: str) -> None:
     message = _refusal(manifest, files={**manifest.files, path: FACTS})
 
-    assert message == f"b/edgebert.json: {path!r} is not an allowed path inside a bundle."
+    assert message == f"b/edgebert.json: {path!r} is not an allowed path inside a bundle; {ADVICE}"
 
 
 def test_decode_manifest_graph_outside(manifest: Manifest) -> None:
@@ -158,25 +182,97 @@ def test_decode_manifest_graph_outside(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda program: program[1:], "program step 0 (layer of layer 1): no step before it makes hidden."),
-        (lambda program: program[:2], "the program must end with an exit or a head."),
-        (lambda program: (), "the program must end with an exit or a head."),
+        (lambda program: program[1:], "program step 0 (layer of layer 1): no step before it makes hidden"),
+        (lambda program: program[:2], "the program must end with an exit or a head"),
+        (lambda program: (), "the program must end with an exit or a head"),
         (
             lambda program: (*program[:2], msgspec.structs.replace(program[2], layer=2)),
-            "program step 2 (exit of layer 2): expected a layer of 0 to 1.",
+            "program step 2 (exit of layer 2): expected a layer of 0 to 1",
         ),
     ],
 )
 def test_decode_manifest_program_that_does_not_fit(manifest: Manifest, change: object, message: str) -> None:
     program = change(manifest.program)  # type: ignore[operator]
 
-    assert _refusal(manifest, program=program) == f"b/edgebert.json: {message}"
+    assert _refusal(manifest, program=program) == f"b/edgebert.json: {message}; {ADVICE}"
+
+
+def _replaced(number: int, **changes: object) -> Callable[[tuple[Step, ...]], tuple[Step, ...]]:
+    """Returns a change of a program: one of its steps with other fields."""
+    return lambda program: (
+        *program[:number],
+        msgspec.structs.replace(program[number], **changes),
+        *program[number + 1 :],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            _replaced(2, inputs=("probabilities",)),
+            "program step 1 (layer of layer 1): no step reads the halt that it makes",
+        ),
+        (
+            lambda program: (program[0], program[1], program[1], program[2]),
+            "program step 1 (layer of layer 1): no step reads the halt that it makes",
+        ),
+        (_replaced(1, choice="head_choice"), "program step 1 (layer of layer 1): no step before it makes head_choice"),
+        (
+            _replaced(1, choices=4),
+            "program step 1 (layer of layer 1): a choice and the number of its pieces go together",
+        ),
+        (
+            _replaced(1, part="fused"),
+            "program step 1 (layer of layer 1): a fused layer stands in for parts that drop tokens or have pieces",
+        ),
+        (_replaced(1, part="attention"), "layer 1 of 1 cannot be run as layer, exit"),
+        (
+            _replaced(2, kind="head"),
+            "program step 2 (head of layer 1): expected it to make logits",
+        ),
+        (
+            _replaced(0, kind="gate"),
+            "program step 0 (gate of layer 0): expected it to make include",
+        ),
+        (
+            _replaced(2, inputs=("probabilities", "halt", "attention_mask")),
+            "program step 2 (exit of layer 1): the graph it is linked into does not give attention_mask",
+        ),
+        (
+            _replaced(0, kind="drop"),
+            "program step 0 (drop of layer 0): the runtime does this by itself; expected no graph",
+        ),
+    ],
+)
+def test_decode_manifest_steps_that_make_no_program(manifest: Manifest, change: object, message: str) -> None:
+    program = change(manifest.program)  # type: ignore[operator]
+
+    assert _refusal(manifest, program=program) == f"b/edgebert.json: {message}; {ADVICE}"
+
+
+def test_decode_manifest_parts_of_a_layer_that_may_be_left_out(manifest: Manifest) -> None:
+    embed, layer, answer = manifest.program
+    attention = msgspec.structs.replace(layer, part="attention")
+    files = {**manifest.files, "graphs/gate_00.onnx": GATE_FACTS}
+
+    message = _refusal(manifest, program=(embed, GATE, attention, answer), files=files)
+
+    assert message == (
+        "b/edgebert.json: program step 2 (layer of layer 1): a program that leaves layers out must have them whole; "
+        f"{ADVICE}"
+    )
+
+
+def test_encode_manifest_of_what_is_too_long(manifest: Manifest) -> None:
+    with pytest.raises(BundleError, match=r"^edgebert\.json: a manifest cannot hold this: .*length <= 4000"):
+        encode_manifest(msgspec.structs.replace(manifest, labels=("x" * 4001,)))
 
 
 def test_decode_manifest_without_default(manifest: Manifest) -> None:
     message = _refusal(manifest, operating_points={"fast": manifest.rule})
 
-    assert message == "b/edgebert.json: there is no operating point named default."
+    assert message == f"b/edgebert.json: there is no operating point named default; {ADVICE}"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +291,7 @@ def test_exit_layers_of_a_program(program: str, layers: tuple[int, ...]) -> None
     assert exit_layers_of(steps) == layers  # type: ignore[arg-type]
 
 
+GATE_FACTS = FileFacts(sha256="2" * 64, bytes=3, inputs=("hidden",), outputs=("include",))
 GATE = Step(kind="gate", layer=1, graph="graphs/gate_00.onnx", inputs=("hidden",), outputs=("include",))
 PLAN = Step(kind="plan", layer=0, graph="graphs/plan.onnx", inputs=("hidden",), outputs=("include",))
 
@@ -202,19 +299,26 @@ PLAN = Step(kind="plan", layer=0, graph="graphs/plan.onnx", inputs=("hidden",), 
 @pytest.mark.parametrize("decides", [GATE, PLAN], ids=["gate", "plan"])
 def test_decode_manifest_linked_behind_a_layer_that_may_be_left_out(manifest: Manifest, decides: Step) -> None:
     embed, layer, answer = manifest.program
-    files = {**manifest.files, "graphs/gate_00.onnx": FACTS, "graphs/plan.onnx": FACTS}
+    files = {**manifest.files, "graphs/gate_00.onnx": GATE_FACTS, "graphs/plan.onnx": GATE_FACTS}
 
     message = _refusal(manifest, program=(embed, decides, layer, answer), files=files)
 
-    assert message == "b/edgebert.json: program step 3 (exit of layer 1): linked into a graph that not every row runs."
+    assert message == (
+        f"b/edgebert.json: program step 3 (exit of layer 1): linked into a graph that not every row runs; {ADVICE}"
+    )
 
 
 def test_decode_manifest_linked_behind_what_every_row_runs(manifest: Manifest) -> None:
     embed, layer, _ = manifest.program
     embed = msgspec.structs.replace(embed, outputs=("hidden", "include"))
+    layer = msgspec.structs.replace(layer, outputs=("hidden",))
     plan = msgspec.structs.replace(PLAN, graph=None, inputs=("include",), outputs=())
     head = Step(kind="head", layer=1, graph="graphs/head.onnx", inputs=("hidden",), outputs=("logits",))
-    files = {**manifest.files, "graphs/head.onnx": FACTS}
+    files = {
+        "graphs/embed.onnx": msgspec.structs.replace(EMBED, outputs=("hidden", "include")),
+        "graphs/layer_00.onnx": msgspec.structs.replace(LAYER, outputs=("hidden_out",)),
+        "graphs/head.onnx": msgspec.structs.replace(EMBED, inputs=("hidden",), outputs=("logits",)),
+    }
     planned = msgspec.structs.replace(manifest, program=(embed, plan, layer, head), files=files)
 
     assert decode_manifest(encode_manifest(planned), where="b").program == planned.program
@@ -225,7 +329,9 @@ def test_decode_manifest_linked_behind_nothing(manifest: Manifest) -> None:
 
     message = _refusal(manifest, program=(msgspec.structs.replace(embed, graph=None), *others))
 
-    assert message == "b/edgebert.json: program step 0 (embed of layer 0): linked into a graph that not every row runs."
+    assert message == (
+        f"b/edgebert.json: program step 0 (embed of layer 0): linked into a graph that not every row runs; {ADVICE}"
+    )
 
 
 def test_graphs_digest_is_of_graphs_alone(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 And commands that write, run in processes of their own that can be ended anywhere.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,15 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import onnx
 import pytest
 import yaml
 
 from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import MANIFEST_NAME
 from edgebert.evaluate import evaluate_bundle
 from edgebert.report import write_report
 from edgebert.runtime.prepared import FOLDER_VARIABLE, prepare_bundle
 
 Rounds = Callable[[int, int], int]
+Edit = Callable[[dict[str, Any]], object]
+Reseal = Callable[..., None]
+EditGraph = Callable[..., None]
 
 
 @pytest.fixture
@@ -239,3 +246,53 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
         return
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Reseal:
+    """Makes a damaged bundle agree with its manifest again, as whoever means harm would.
+
+    Sizes and hashes are those of the files that are there; `edit` changes the manifest, as plain data, before its
+    digest is made, and need not leave one that edgebert could have written.
+    """
+
+    def seal(bundle: Path, edit: Edit = lambda tree: None) -> None:
+        tree = json.loads((bundle / MANIFEST_NAME).read_bytes())
+        for name, facts in tree["files"].items():
+            if (bundle / name).is_file():
+                data = (bundle / name).read_bytes()
+                facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        edit(tree)
+        tree["digest"] = ""
+        tree["digest"] = hashlib.sha256(_text(tree)).hexdigest()
+        (bundle / MANIFEST_NAME).write_bytes(_text(tree))
+
+    return seal
+
+
+def _text(tree: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=1) + b"\n"
+
+
+@pytest.fixture(scope="session")
+def edit_graph(reseal: Reseal) -> EditGraph:
+    """Changes a graph of a bundle with `onnx` and seals the bundle again."""
+
+    def change(bundle: Path, name: str, edit: Callable[[onnx.ModelProto], object]) -> None:
+        model = onnx.load_from_string((bundle / name).read_bytes())
+        edit(model)
+        (bundle / name).write_bytes(model.SerializeToString())
+        reseal(bundle)
+
+    return change
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a fresh copy of a bundle, to be damaged."""
+
+    def copy(bundle: Path) -> Path:
+        shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
+        return shutil.copytree(bundle, tmp_path / "bundle")
+
+    return copy

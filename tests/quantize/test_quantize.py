@@ -57,6 +57,7 @@ def test_every_method_in_every_mode(
     texts: list[str],
     tmp_path: Path,
     answers: Callable[..., Any],
+    read_like_onnx: Callable[[bytes], None],
 ) -> None:
     source = open_bundle(bundle_of(method))
     given = calibration if overrides.get("mode") == "static" else None
@@ -78,6 +79,7 @@ def test_every_method_in_every_mode(
         model = onnx.load_from_string(made.read(path))
         assert {node.domain for node in model.graph.node} <= {"", "com.microsoft"}
         assert all(not tensor.external_data for tensor in model.graph.initializer)
+        read_like_onnx(made.read(path))
 
 
 @pytest.fixture

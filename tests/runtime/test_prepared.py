@@ -99,7 +99,7 @@ def test_preparing_again_changes_nothing_unless_forced(bundle: Bundle) -> None:
     assert _beside(first.folder) == [first.folder]  # and no old ones are left
 
 
-@pytest.mark.parametrize("change", ["size", "time", "missing", "facts", "no facts"])
+@pytest.mark.parametrize("change", ["size", "time", "missing", "facts", "elsewhere", "no facts"])
 def test_what_is_stale_is_not_used_and_is_prepared_again(bundle: Bundle, change: str) -> None:
     prepared = prepare_bundle(bundle)
     weights = max(prepared.folder.glob("*.bin"), key=lambda path: path.stat().st_size)
@@ -111,6 +111,10 @@ def test_what_is_stale_is_not_used_and_is_prepared_again(bundle: Bundle, change:
         weights.unlink()
     elif change == "facts":
         (prepared.folder / "edgebert.json").write_text("{}")
+    elif change == "elsewhere":
+        facts, name = prepared.folder / "edgebert.json", next(iter(prepared.facts.graphs.values()))
+        shutil.copy2(prepared.folder / name, prepared.folder.parent / name)
+        facts.write_text(facts.read_text().replace(f'"{name}"', f'"../{name}"'))
     else:
         (prepared.folder / "edgebert.json").unlink()
 

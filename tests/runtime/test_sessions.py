@@ -146,11 +146,8 @@ def test_layers_in_two_forms_load_the_one_that_is_needed(
     assert verify_bundle(tmp_path / "bundle")["graphs"] == sum(
         name.startswith("graphs/") for name in model.manifest.files
     )
-    broken = derive(
-        open_bundle(tmp_path / "bundle"), tmp_path / "broken", graphs={sorted(late - whole)[0]: b"no graph"}
-    )
-    with pytest.raises(BundleError, match=r"attention_00\.onnx: ONNX Runtime cannot load it"):
-        verify_bundle(broken.path)
+    with pytest.raises(BundleError, match=r"attention_00\.onnx: not an ONNX graph"):
+        derive(open_bundle(tmp_path / "bundle"), tmp_path / "broken", graphs={sorted(late - whole)[0]: b"no graph"})
     damaged = tmp_path / "bundle" / sorted(whole)[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"layer_00\.onnx: expected"):

@@ -369,3 +369,15 @@ def _branches(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
 
 def _facts(data: bytes) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+
+
+@pytest.mark.parametrize("method", registry.names("edgebert.methods"))
+def test_single_file_is_read_like_onnx_reads_it(
+    tmp_path: Path, bundle_of: Callable[..., Path], read_like_onnx: Callable[[bytes], None], method: str
+) -> None:
+    made = add_single(bundle_of(method), tmp_path / "both", samples=1)
+
+    for path in made.path.rglob("*.onnx"):
+        read_like_onnx(path.read_bytes())
+    assert made.read(SINGLE_NAME)
+    assert made.manifest.files[SINGLE_NAME].outputs == ("logits", "exit_layer", "path")
