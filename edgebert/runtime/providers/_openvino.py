@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.errors import BundleError, ConfigError
+from edgebert.telemetry import silence_openvino
 from edgebert.text import Values
 
 _INSTALL = "openvino is not installed: pip install 'edgebert[openvino]'"
@@ -89,6 +90,7 @@ class OpenVinoGraph:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
+    silence_openvino()
     import openvino
 
     return openvino.Core()
