@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgebert.telemetry import silence_onnxruntime
+
 if TYPE_CHECKING:
     from edgebert.bench import bench_bundles
     from edgebert.evaluate import evaluate_bundle
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from edgebert.tune import tune_bundle
 
 __version__ = "0.1.0"
+
+silence_onnxruntime()
 
 _HOMES = {
     "EdgeModel": "edgebert.runtime.model",

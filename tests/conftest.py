@@ -249,11 +249,13 @@ def save_tiny_checkpoint(
         seed: int = 3,
         with_tokenizer: bool = True,
         task: str = "classification",
+        max_length: int = 48,
         **changes: object,
     ) -> Path:
         labels = ("stars",) if task == "regression" else load_task(task).LABELS or LABELS
-        small = {"overlap_tokens": 8, "max_question_tokens": 8, "max_answer_tokens": 5}
-        train = TrainConfig(max_length=48, task=task, task_settings=small if task == "question_answering" else {})
+        windows = {"overlap_tokens": 8, "max_question_tokens": 8, "max_answer_tokens": 5}
+        own = windows if task == "question_answering" else {}
+        train = TrainConfig(max_length=max_length, task=task, task_settings=own)
         config = RunConfig(method=method, train=train, export=ExportConfig(verify_samples=16, whole_model=True))
         model = build_model(make_encoder(seed, **changes), config, len(labels))
         for name, part in model.named_children():  # type: ignore[attr-defined]

@@ -42,7 +42,8 @@ def trace_module(
     arguments = tuple(
         _sample_of_width(name, widths[name]) if widths and name in widths else sample(name, config) for name in inputs
     )
-    options = (tuple(inputs), tuple(outputs), config, opset, tuple((widths or {}).items()))
+    shapes = tuple((tuple(value.shape), value.dtype) for value in arguments)
+    options = (tuple(inputs), tuple(outputs), shapes, opset)
     model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, arguments, opset))
     onnx.checker.check_model(model)
     return model

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgebert.errors import ConfigError, require
 from edgebert.rivals._hugging_face import HuggingFaceSide, inputs_of
 from edgebert.rivals._protocol import Spec
+from edgebert.telemetry import silence_openvino
 from edgebert.text import Values
 
 TAKES_REFERENCE = True
@@ -35,6 +36,7 @@ class Side(HuggingFaceSide):
 
     def __init__(self, spec: Spec) -> None:
         self.purpose = f"bench --against {spec.side}"
+        silence_openvino()
         self._openvino = require("openvino", extra="bench-openvino", purpose=self.purpose)
         torch = require("torch", extra="train", purpose=self.purpose)
         super().__init__(spec)

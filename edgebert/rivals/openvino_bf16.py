@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgebert.errors import ConfigError, require
 from edgebert.rivals import openvino
 from edgebert.rivals._protocol import Spec
+from edgebert.telemetry import silence_openvino
 
 TAKES_REFERENCE = True
 
@@ -20,6 +21,7 @@ class Side(openvino.Side):
     wanted = "bf16"
 
     def __init__(self, spec: Spec) -> None:
+        silence_openvino()
         tools = require("openvino", extra="bench-openvino", purpose=f"bench --against {spec.side}")
         able = tools.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if "BF16" not in able:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from edgebert.errors import ConfigError
 from edgebert.text import Values
 
+_NOTICE_SECONDS = 1.0
+"""How long to wait to be told that a graph has run, before looking: an interrupt may have kept that from being said."""
+
 
 class Graph(Protocol):
     """One graph of a bundle, ready to run. Safe to run from several threads."""
@@ -61,6 +64,9 @@ class Shelf:
 
     When there is no room, the graph that ran the fewest times is let go, of equals the one that ran last: layers run
     in turn, so that it is the one whose next turn is farthest away. A graph that is running is never let go.
+
+    An interrupt, or whatever else a signal raises, can come between any two steps; what it must not leave behind is a
+    lock that is held, a graph that counts as running, or one that is loaded and not counted.
     """
 
     def __init__(self, budget_bytes: int | None = None, on_drop: Callable[[], None] = lambda: None) -> None:
@@ -72,7 +78,8 @@ class Shelf:
         """
         self._budget_bytes = budget_bytes
         self._on_drop = on_drop
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # itself a context: a Condition as one can be left locked by an interrupt
+        self._changed = threading.Condition(self._lock)
         self._loaded: dict[LateGraph, int] = {}
         self._peak_bytes = 0
         self._loads = 0
@@ -83,7 +90,7 @@ class Shelf:
     @property
     def use(self) -> MemoryUse:
         """What the graphs hold now, and held at most."""
-        with self._changed:
+        with self._lock:
             budget = None if self._budget_bytes is None else self._budget_bytes / 1e6
             loaded = sum(self._loaded.values()) / 1e6
             return MemoryUse(budget, loaded, self._peak_bytes / 1e6, self._loads, self._drops)
@@ -103,29 +110,31 @@ class Shelf:
 
     def close(self) -> None:
         """Lets every graph go, those that are running as soon as they have run."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._drop_idle()
 
     @contextlib.contextmanager
     def running(self, graph: LateGraph) -> Iterator[Graph]:
         """Gives the loaded graph for as long as the context lasts."""
-        with self._changed:
-            loaded = graph.loaded or self._load(graph)
-            self._clock += 1
-            graph.runs, graph.last_run, graph.users = graph.runs + 1, self._clock, graph.users + 1
+        use = object()
         try:
+            with self._lock:
+                loaded = graph.loaded or self._load(graph)
+                self._clock += 1
+                graph.runs, graph.last_run = graph.runs + 1, self._clock
+                graph.users.add(use)
             yield loaded
         finally:
-            with self._changed:
-                graph.users -= 1
+            graph.users.discard(use)
+            with self._lock:
                 if self._is_closed:
                     self._drop_idle()
                 self._changed.notify_all()
 
     def load(self, graph: LateGraph) -> Graph:
         """Loads a graph now, unless that was done."""
-        with self._changed:
+        with self._lock:
             return graph.loaded or self._load(graph)
 
     def _load(self, graph: LateGraph) -> Graph:
@@ -136,14 +145,15 @@ class Shelf:
                 self._drop(min(idle, key=lambda other: (other.runs, -other.last_run)))
                 self._drops += 1
             else:
-                self._changed.wait()
+                self._changed.wait(_NOTICE_SECONDS)
             if graph.loaded is not None:
                 return graph.loaded
         self._peak_bytes = max(self._peak_bytes, sum(self._loaded.values()) + graph.loading_bytes)
-        graph.loaded = graph.make()
+        loaded = graph.make()
         self._loaded[graph] = graph.size_bytes
+        graph.loaded = loaded
         self._loads += 1
-        return graph.loaded
+        return loaded
 
     def _drop(self, graph: LateGraph) -> None:
         graph.loaded = None
@@ -166,7 +176,7 @@ class LateGraph:
         loaded: The graph while it is loaded; the shelf's.
         runs: How often it ran.
         last_run: When it ran last, as the shelf counts runs.
-        users: How many threads are running it.
+        users: The runs that are under way.
     """
 
     def __init__(
@@ -183,7 +193,8 @@ class LateGraph:
         self.size_bytes = size_bytes
         self.loading_bytes = loading_bytes
         self.loaded: Graph | None = None
-        self.runs = self.last_run = self.users = 0
+        self.runs = self.last_run = 0
+        self.users: set[object] = set()
         self._shelf = shelf or Shelf()
         self._shelf.check(self)
 

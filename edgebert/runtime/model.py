@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgebert.arguments import check_count, items_of
 from edgebert.errors import ConfigError, DataError
+from edgebert.policies import Policy
 from edgebert.runtime.program import Program
 from edgebert.runtime.results import Answer, Cost, Prediction, answer_of, costs_of, prediction_of
 from edgebert.tasks import Asked, Candidate
@@ -22,7 +23,11 @@ _RESULTS: dict[Asked, Callable[..., Prediction | Answer]] = {"texts": prediction
 
 
 class EdgeModel(Program):
-    """A bundle, loaded and ready to answer. Safe to use from several threads."""
+    """A bundle, loaded and ready to answer.
+
+    Safe to use from several threads, which share the policy. In a fork of its process it is refused unless it was
+    opened with `threads=1`; a worker that was spawned, or that gets its work pickled, opens the path for itself.
+    """
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str too
@@ -146,7 +151,7 @@ class EdgeModel(Program):
         """Answers an iterable of any length in bounded memory, in order.
 
         While one window is answered, the next has been read and is being tokenized; with a window of 1 nothing is read
-        ahead.
+        ahead. The policy is the one in use when the first answer is asked for.
 
         Args:
             texts: Texts or pairs; of a model that answers questions, pairs of a question and its passage.
@@ -158,8 +163,9 @@ class EdgeModel(Program):
         window = min(check_count("window", window), sys.maxsize)
         self._check_top_k(top_k)
         result = _RESULTS[self._task.ASKED]
+        policy, _ = self._rule
         for rows in self._tokenized(texts, window, max_length):
-            ranked = self._ranked(rows, top_k, batch_size)
+            ranked = self._ranked(rows, policy, top_k, batch_size)
             yield from (result(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked)
 
     def _tokenized(self, texts: Iterable[Text], window: int, max_length: int | None) -> Iterator[Sequence[Encoded]]:
@@ -238,8 +244,9 @@ class EdgeModel(Program):
     ) -> list[tuple[list[Candidate], Cost]]:
         """Returns the best answers of each text, and what it cost."""
         self._check_top_k(top_k)
+        policy, _ = self._rule
         rows = self.encode(texts, max_length=max_length)
-        return self._ranked(rows, top_k, batch_size, show_progress=show_progress)
+        return self._ranked(rows, policy, top_k, batch_size, show_progress=show_progress)
 
     def _check_top_k(self, top_k: int | None) -> None:
         if top_k is not None:
@@ -248,9 +255,15 @@ class EdgeModel(Program):
             raise ConfigError(f"top_k: {self.manifest.task} has no label probabilities to rank; leave it out.")
 
     def _ranked(
-        self, rows: Sequence[Encoded], top_k: int | None, batch_size: int, *, show_progress: bool = False
+        self,
+        rows: Sequence[Encoded],
+        policy: Policy,
+        top_k: int | None,
+        batch_size: int,
+        *,
+        show_progress: bool = False,
     ) -> list[tuple[list[Candidate], Cost]]:
-        outcome = self.run_encoded(rows, batch_size=batch_size, show_progress=show_progress)
+        outcome = self._run_rows(rows, policy, batch_size=batch_size, sort=True, show_progress=show_progress)
         ranked = self._task.ranked(outcome.scores, rows, self.labels, top_k or 1)
         full = self.full_macs([len(row.ids) for row in rows])
         costs = costs_of(rows, outcome.path, outcome.exit_layer, outcome.macs, full, outcome.layer_tokens)

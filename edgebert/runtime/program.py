@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -20,6 +21,7 @@ from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
+from edgebert.runtime.forks import Origin, inside_model
 from edgebert.runtime.graphs import Graph, MemoryUse
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.inputs import as_input, check_ids
@@ -29,7 +31,7 @@ from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
-from edgebert.runtime.sessions import provider_name
+from edgebert.runtime.sessions import has_threads, provider_name
 from edgebert.runtime.threads import MOST_THREADS, available_threads
 from edgebert.signing import check_signature
 from edgebert.tasks import Task
@@ -41,7 +43,11 @@ _P = TypeVar("_P", bound="Program")
 
 
 class Program:
-    """A bundle's program with its graphs, under a policy. Safe to use from several threads."""
+    """A bundle's program with its graphs, under a policy.
+
+    Safe to use from several threads, which share the policy. In a fork of its process it is refused unless it computes
+    on the calling thread alone (`threads=1`), and it cannot be pickled.
+    """
 
     def __init__(
         self,
@@ -70,16 +76,19 @@ class Program:
         self.provider = provider_name(provider)
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
-        self._policy, self._point = make_point(self.manifest, find_point(self.manifest, policy), {})
-        self.prepared = _prepared(bundle, self.provider, session_options, prepare=prepare)
-        graphs, self._shelf = load_graphs(
-            bundle,
-            threads=self.threads,
-            provider=self.provider,
-            session_options=session_options,
-            prepared=self.prepared,
-            memory_budget_mb=memory_budget_mb,
-        )
+        self._rule = make_point(self.manifest, find_point(self.manifest, policy), {})
+        self._setting_rule = threading.Lock()
+        self._origin = Origin(has_threads=has_threads(self.threads, self.provider, session_options))
+        with inside_model():
+            self.prepared = _prepared(bundle, self.provider, session_options, prepare=prepare)
+            graphs, self._shelf = load_graphs(
+                bundle,
+                threads=self.threads,
+                provider=self.provider,
+                session_options=session_options,
+                prepared=self.prepared,
+                memory_budget_mb=memory_budget_mb,
+            )
         self._engine: Engine | None = Engine(self.manifest.program, graphs)
         self._text: TextEncoder | None = None
         if bundle.has(TOKENIZER_NAME):
@@ -146,7 +155,8 @@ class Program:
     @property
     def memory(self) -> MemoryUse:
         """What the graphs that load late hold, and how far that is within the memory budget."""
-        return self._shelf.use
+        with inside_model():
+            return self._shelf.use
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,10 +171,10 @@ class Program:
     @property
     def policy(self) -> OperatingPoint:
         """The policy in use, with its knobs."""
-        return self._point
+        return self._rule[1]
 
     def set_policy(self, name: str | None = None, **knobs: float | int | str | None) -> None:
-        """Changes when rows stop; calls already under way keep the old policy.
+        """Changes when rows stop; calls and streams already under way keep the old policy.
 
         Args:
             name: An operating point or a policy. None keeps the one in use. With None or `default`, knobs that belong
@@ -174,10 +184,11 @@ class Program:
         Raises:
             ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
-        point = self._point if name is None else find_point(self.manifest, name)
-        if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
-            point = find_point(self.manifest, policy_with(self.manifest, knobs))
-        self._policy, self._point = make_point(self.manifest, point, knobs)
+        with inside_model(), self._setting_rule:
+            point = self.policy if name is None else find_point(self.manifest, name)
+            if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
+                point = find_point(self.manifest, policy_with(self.manifest, knobs))
+            self._rule = make_point(self.manifest, point, knobs)
 
     def forward(
         self,
@@ -202,7 +213,9 @@ class Program:
         types = np.zeros_like(ids) if token_type_ids is None else as_input("token_type_ids", token_type_ids)
         check_ids(self.manifest.encoder, ids, mask, types)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        outcome = engine.run(values, self._policy, compact=self.compact)
+        policy, _ = self._rule
+        with inside_model():
+            outcome = engine.run(values, policy, compact=self.compact)
         ratio = outcome.macs / self.full_macs(mask.sum(axis=1))
         return Forward(outcome.scores, outcome.exit_layer, outcome.path, ratio, outcome.chosen, outcome.token_layers)
 
@@ -219,7 +232,8 @@ class Program:
                 f"{self.bundle.path}: this bundle has no tokenizer (it was exported with random weights); "
                 "use forward(), or export a trained checkpoint."
             )
-        return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
+        with inside_model():
+            return self._task.encode(texts, self._text, self._settings, max_length=max_length, first=first)
 
     def tokens(self, row: Encoded) -> list[str]:
         """Returns the tokens of a row as the bundle's vocabulary spells them."""
@@ -242,8 +256,15 @@ class Program:
             sort: Put rows of like length together. False batches them as they come.
             show_progress: Show a progress bar on stderr.
         """
+        policy, _ = self._rule
+        return self._run_rows(encoded, policy, batch_size=batch_size, sort=sort, show_progress=show_progress)
+
+    def _run_rows(
+        self, encoded: Sequence[Encoded], policy: Policy, *, batch_size: int, sort: bool, show_progress: bool
+    ) -> Outcome:
+        """Runs token ids under a policy; see `run_encoded`."""
         batch_size = check_count("batch_size", batch_size)
-        engine, policy = self._open_engine(), self._policy
+        engine = self._open_engine()
         n = len(encoded)
         outcome = Outcome.empty(n, engine.layers)
         lengths = [len(row.ids) for row in encoded]
@@ -259,7 +280,8 @@ class Program:
         scores = []
         for places in _progress(groups, n, show_progress):
             inputs = self.pad([encoded[i] for i in places])
-            part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
+            with inside_model():
+                part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
             outcome.put(places, part)
             scores.append((places, part.scores))
         outcome.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
@@ -271,7 +293,9 @@ class Program:
         """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
         plan = np.zeros((len(encoded), engine.layers), np.bool_)
         for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
-            plan[places] = engine.plan(self.pad([encoded[i] for i in places]), policy, outcome, places)
+            inputs = self.pad([encoded[i] for i in places])
+            with inside_model():
+                plan[places] = engine.plan(inputs, policy, outcome, places)
         return plan
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
@@ -343,10 +367,11 @@ class Program:
         return target
 
     def close(self) -> None:
-        """Lets the sessions go; later calls raise."""
-        self._engine = None
-        if not self._is_part:
-            self._shelf.close()
+        """Lets the sessions go; later calls raise, those under way end as they would have."""
+        with inside_model():
+            self._engine = None
+            if not self._is_part:
+                self._shelf.close()
 
     def __enter__(self: _P) -> _P:
         return self
@@ -356,6 +381,17 @@ class Program:
     ) -> None:
         self.close()
 
+    def __copy__(self: _P) -> _P:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise EdgeBertError(
+            f"{self.bundle.path}: an open model cannot be pickled, so not be sent to another process; "
+            "send the path, and open it there with from_pretrained."
+        )
+
     def pad(self, rows: Sequence[Encoded]) -> Values:
         """Returns rows as one batch, as `forward` takes it: int64 [rows, tokens] each."""
         assert self._text is not None
@@ -364,6 +400,7 @@ class Program:
     def _open_engine(self) -> Engine:
         if self._engine is None:
             raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
+        self._origin.check(str(self.bundle.path))
         return self._engine
 
 

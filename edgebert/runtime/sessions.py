@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 from edgebert import registry
 from edgebert.arguments import check_name
 from edgebert.errors import BundleError, ConfigError, MissingExtraError, suggestion
+from edgebert.runtime.forks import keep_in_child
 from edgebert.runtime.graphs import Graph
 from edgebert.text import Values
 
 _PROVIDERS = "edgebert.runtime.providers"
+_ON_CALLING_THREAD = "CPUExecutionProvider"
+"""ONNX Runtime's name of the provider that has no threads of its own beside the pools of a session."""
 
 _lock = threading.Lock()
 _has_arena = False
@@ -69,6 +72,24 @@ def runs_on_processor(provider: str) -> bool:
     """Says whether a provider, named as `provider_name` takes it, computes on the processor."""
     on_processor: bool = registry.load(_PROVIDERS, provider_name(provider)).ON_PROCESSOR
     return on_processor
+
+
+def has_threads(threads: int, provider: str, session_options: onnxruntime.SessionOptions | None) -> bool:
+    """Says whether graphs that are loaded so compute on other threads than the calling one.
+
+    Args:
+        threads: As `make_graph` takes it.
+        provider: A file in `edgebert/runtime/providers`.
+        session_options: ONNX Runtime options to use instead of ours.
+    """
+    if registry.load(_PROVIDERS, provider).FULL_NAME != _ON_CALLING_THREAD:
+        return True
+    return threads != 1 if session_options is None else _has_pools(session_options)
+
+
+def _has_pools(options: onnxruntime.SessionOptions) -> bool:
+    is_parallel = options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    return options.intra_op_num_threads != 1 or (is_parallel and options.inter_op_num_threads != 1)
 
 
 def provider_states() -> dict[str, str | None]:
@@ -128,6 +149,8 @@ def open_session(
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
     # The session keeps the bytes for a fallback to other providers, which is off: as much memory as the weights.
     session._model_bytes = None
+    if providers[0][0] != _ON_CALLING_THREAD or _has_pools(options):
+        keep_in_child(session)
     first = providers[0][0]
     if session.get_providers()[0] != first:
         raise MissingExtraError(f"{name}: asked for {first}, ONNX Runtime gave {session.get_providers()[0]}.")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edgebert.telemetry import silence_openvino
+
 
 def start(folder: str, threads: str, max_length: str, precision: str) -> Callable[[str], int]:
     """Opens `model.xml` and `tokenizer.json`; returns what gives a text's label number."""
     import numpy as np
+
+    silence_openvino()
     import openvino
     from tokenizers import Tokenizer
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.errors import BundleError, ConfigError
+from edgebert.runtime.forks import keep_in_child
+from edgebert.telemetry import silence_openvino
 from edgebert.text import Values
 
 _INSTALL = "openvino is not installed: pip install 'edgebert[openvino]'"
@@ -73,6 +75,7 @@ class OpenVinoGraph:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._of_thread = threading.local()
+        keep_in_child(self)
         self.inputs = tuple(value.get_any_name() for value in compiled.inputs)
         self.outputs = [value.get_any_name() for value in compiled.outputs]
 
@@ -89,6 +92,7 @@ class OpenVinoGraph:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
+    silence_openvino()
     import openvino
 
     return openvino.Core()
