@@ -5,13 +5,17 @@ The Trainer brings mixed precision, clipping and resuming; this file tells it wh
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from edgebert.config import TrainConfig
 from edgebert.methods._program import Batch, Stage
@@ -107,8 +111,8 @@ def train_stage(
         is_resumed: Go on from the newest checkpoint in the folder, if there is one.
         reporter: Where progress goes.
     """
-    is_resuming = is_resumed and any(folder.glob("checkpoint-*"))
-    if stage.before is not None and not is_resuming:
+    saved = _newest_save(folder) if is_resumed else None
+    if stage.before is not None and saved is None:
         stage.before()
     steps = math.ceil(epochs * math.ceil(len(rows) / config.batch_size))
     steps = steps if max_steps is None else min(steps, max_steps)
@@ -128,9 +132,28 @@ def train_stage(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.remove_callback(transformers.ProgressCallback)
-        trainer.train(resume_from_checkpoint=is_resuming or None)
+        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _newest_save(folder: Path) -> Path | None:
+    """Returns the newest of the trainer's own checkpoints; those whose writing was cut off are removed."""
+    saves = list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    whole = [save for save in saves if _is_whole(save)]
+    for save in saves:
+        if save not in whole:
+            shutil.rmtree(save)
+    return max(whole, key=lambda save: int(save.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(save: Path) -> bool:
+    """Says whether one of the trainer's checkpoints was written to its end, which is the trainer's state."""
+    try:
+        json.loads((save / TRAINER_STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def has_bf16() -> bool:
