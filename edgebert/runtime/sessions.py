@@ -88,8 +88,9 @@ def has_threads(threads: int, provider: str, session_options: onnxruntime.Sessio
 
 
 def _has_pools(options: onnxruntime.SessionOptions) -> bool:
-    is_parallel = options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
-    return options.intra_op_num_threads != 1 or (is_parallel and options.inter_op_num_threads != 1)
+    is_parallel: bool = options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    has_pools: bool = options.intra_op_num_threads != 1 or (is_parallel and options.inter_op_num_threads != 1)
+    return has_pools
 
 
 def provider_states() -> dict[str, str | None]:

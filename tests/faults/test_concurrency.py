@@ -72,7 +72,7 @@ def test_threads_of_one_model_get_answers_of_one_policy(
     record_property: Callable[[str, object], None],
 ) -> None:
     some = texts[:30]
-    count = rounds(2 if with_budget else 6, 150)
+    count = rounds(1 if with_budget else 6, 150)
     with EdgeModel.from_pretrained(bundle, threads=1, memory_budget_mb=budget_mb if with_budget else None) as model:
         calls = _calls(model, some)
         expected: list[list[Any]] = [[] for _ in calls]
@@ -176,7 +176,7 @@ def test_models_opened_and_closed_in_threads(
             return _seen(model(some)) == expected[path]
 
     of_system = []
-    for count in (12, rounds(12, 240)):
+    for count in (12, rounds(6, 240)):
         with ThreadPoolExecutor(6) as pool:
             assert all(pool.map(open_and_ask, range(count), timeout=HANG_SECONDS * 5))
         of_system.append(len(os.listdir("/proc/self/task")))
@@ -223,7 +223,7 @@ def test_interrupts_leave_nothing_held(
     rng = random.Random(0)
     ids = np.random.default_rng(0).integers(5, 90, (4, 20))
     interrupted = 0
-    count = rounds(150, 20_000)
+    count = rounds(150, 5000)
     with EdgeModel.from_pretrained(bundle, policy="never", threads=1, memory_budget_mb=budget_mb) as model:
         expected = model.forward(ids).logits
         for _ in range(count):
@@ -366,7 +366,7 @@ def test_forks_of_a_busy_process_neither_hang_nor_answer_wrongly(
     rounds: Callable[[int, int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    count = rounds(8, 500)
+    count = rounds(4, 200)
 
     printed = _python(FORKS, tmp_path, dact_bundle, threads, count)
 
@@ -405,7 +405,7 @@ def test_reading_what_others_are_preparing(
     record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setenv("EDGEBERT_CACHE", str(tmp_path / "cache"))
-    count = rounds(4, 150)
+    count = rounds(4, 60)
     tasks = [("prepare", count), ("prepare", count), ("read", 4 * count), ("read", 4 * count)]
     folders = [tmp_path / str(number) for number in range(len(tasks))]
     for folder in folders:

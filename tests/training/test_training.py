@@ -332,6 +332,7 @@ def test_train_stage_prepares_unless_it_goes_on(
     stage = Stage(name="x", groups=[], loss=lambda batch: torch.zeros(()), before=lambda: called.append("before"))
     if has_checkpoint:
         (tmp_path / "checkpoint-2").mkdir()
+        (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}", encoding="utf-8")
 
     loop.train_stage(
         model,
