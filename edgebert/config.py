@@ -114,7 +114,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         _check(18 <= self.opset <= 23, "opset", "18 to 23", self.opset)
-        _check(self.verify_samples >= 1, "verify_samples", "1 or more", self.verify_samples)
+        _check(1 <= self.verify_samples <= 1_000_000, "verify_samples", "1 to 1000000", self.verify_samples)
         _check(self.tolerance > 0, "tolerance", "more than 0", self.tolerance)
 
 

@@ -20,6 +20,11 @@ provider_option = click.option(
     "--provider", default="cpu", show_default=True, help="Where graphs run; edgebert info lists what there is."
 )
 
+repeat_range = click.IntRange(1, 10_000)
+"""How often a measurement may be repeated: it would not end in a lifetime otherwise."""
+seed_range = click.IntRange(0, 2**32 - 1)
+"""What random number generators take as a seed."""
+
 
 def require_training(command: str) -> None:
     """Says which extra is missing before anything heavy is imported.

@@ -15,6 +15,7 @@ from edgebert.cli._options import (
     provider_option,
     read_columns,
     read_numbers,
+    repeat_range,
 )
 from edgebert.errors import ConfigError
 from edgebert.output import ConsoleReporter
@@ -51,8 +52,8 @@ _WARM_OPTIONS = ("batches", "lengths", "against_batch", "scenario", "per_layer",
 @click.option("--cold", is_flag=True, help="Time process start to first answer instead, and private memory then.")
 @click.option("--per-layer", is_flag=True, help="Fit time = fixed + k x layer.")
 @click.option("--per-step", is_flag=True, help="Time the graphs inside: embed, layers, exits, predictors, Python.")
-@click.option("--repeats", default=5, show_default=True, help="Turns of each side.")
-@click.option("--max-texts", default=500, show_default=True)
+@click.option("--repeats", type=repeat_range, default=5, show_default=True, help="Turns of each side.")
+@click.option("--max-texts", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--max-length", type=click.IntRange(min=1), help="Cut texts to this many tokens.")
 @provider_option
 @json_option

@@ -12,6 +12,7 @@ from edgebert.cli._options import (
     provider_option,
     read_columns,
     read_numbers,
+    repeat_range,
 )
 from edgebert.output import ConsoleReporter
 
@@ -20,14 +21,14 @@ from edgebert.output import ConsoleReporter
 @click.argument("bundle")
 @click.option("--data", help="File whose texts are streamed, over and over; nothing is streamed without.")
 @click.option("--columns", help="Which column is which field, such as text=sentence.")
-@click.option("--texts", type=click.IntRange(min=1), default=100_000, show_default=True, help="Texts to stream.")
+@click.option("--texts", type=click.IntRange(1, 10**12), default=100_000, show_default=True, help="Texts to stream.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Batches of the stream.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Cut the stream's texts to this many tokens.")
 @policy_option
 @click.option("-l", "--lengths", help="Lengths of the grid; by default 16, 32, 64 and 128, as far as possible.")
 @click.option("-b", "--batches", default="1,8,32", show_default=True, help="Batch sizes of the grid.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of each grid point.")
+@click.option("--repeats", type=repeat_range, default=3, show_default=True, help="Turns of each grid point.")
 @provider_option
 @json_option
 def command(

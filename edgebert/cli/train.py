@@ -13,6 +13,7 @@ from edgebert.cli._options import (
     read_columns,
     require_training,
     say_next,
+    seed_range,
     set_option,
 )
 from edgebert.output import ConsoleReporter
@@ -26,7 +27,7 @@ from edgebert.output import ConsoleReporter
 @click.option("--data", help="Folder with train.tsv (csv, jsonl, parquet), or a hub id.")
 @click.option("--model", help="Encoder to start from: checkpoint folder, hub id, or embedded:minilm-l6.")
 @click.option("--columns", help="Which column is which field, such as text=sentence,label=label.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=seed_range, default=0, show_default=True)
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop every stage after this many steps.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
 @set_option

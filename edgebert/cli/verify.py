@@ -12,7 +12,13 @@ from edgebert.cli._options import json_option, print_json
 @click.command(name="verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--reference", help="What it was made from: a checkpoint; of a quantized bundle, the fp32 one.")
-@click.option("--samples", default=64, show_default=True, help="Random inputs of that comparison.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1_000_000),
+    default=64,
+    show_default=True,
+    help="Random inputs of that comparison.",
+)
 @click.option("--tolerance", default=1.0e-4, show_default=True)
 @click.option("--public-key", type=click.Path(path_type=Path), help="Whose signature it must have; see edgebert sign.")
 @click.option("--signature", type=click.Path(path_type=Path), help="Where that is.  [default: model.sig in the bundle]")

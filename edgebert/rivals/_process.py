@@ -111,7 +111,13 @@ class SideProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(msgspec.json.encode(message) + b"\n")
+            request = msgspec.json.encode(message)
+        except UnicodeEncodeError as error:
+            raise errors.ConfigError(
+                f"bench: expected text, got the lone surrogate in {error.object!r:.40}."
+            ) from error
+        try:
+            self._process.stdin.write(request + b"\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:

@@ -14,12 +14,16 @@ GUARD_S = 120.0
 """What no single input may take. Nothing takes a hundredth of it, but the machine may be busy."""
 
 
+class Hung(BaseException):
+    """No result came in time. No error that a command would catch."""
+
+
 @contextmanager
 def guarded(seconds: float = GUARD_S) -> Iterator[None]:
     """Fails what takes too long: with an exception, or, where even that is not heard, by ending the process."""
 
     def give_up(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"nothing came within {seconds:g} s")
+        raise Hung(f"nothing came within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
