@@ -23,7 +23,7 @@ _FIRST_CHARACTER = 0x10000
 def hold_out(
     groups: NDArray[np.int64], counts: Sequence[int], *, may_be_held_out: NDArray[np.bool_] | None = None
 ) -> list[NDArray[np.int64]]:
-    """Splits off parts at random and returns the places of their examples, and those of the rest, each in order.
+    """Splits off parts at random and returns the places of their examples, and those of the rest, in random order too.
 
     A part is of whole groups, and has as many examples as asked or the fewest above. Parts are the same whatever the
     training's seed, so that seeds are comparable.
@@ -54,7 +54,10 @@ def hold_out(
     rest = np.flatnonzero(~np.isin(group_of, np.concatenate(parts)))
     if not len(rest):
         raise DataError(f"train: {len(groups)} examples in {len(order)} groups, all of which would be held out.")
-    return [*(np.flatnonzero(np.isin(group_of, part) & eligible) for part in parts), rest]
+    turn = np.full(len(sizes), len(sizes))
+    turn[order] = np.arange(len(order))
+    chosen = [*(np.flatnonzero(np.isin(group_of, part) & eligible) for part in parts), rest]
+    return [places[np.argsort(turn[group_of[places]], kind="stable")] for places in chosen]
 
 
 def whole_texts(

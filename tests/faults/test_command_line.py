@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "run": ("BUNDLE", "good film"),
     "scale": ("BUNDLE", "-l", "4", "-b", "1", "--repeats", "1"),
     "train": ("-c", "CONFIG", "-o", "OUT"),
+    "sign": ("BUNDLE", "--private-key", "./nothing"),
     "tune": ("BUNDLE", "--data", "DATA", "-o", "OUT", "--force"),
     "verify": ("BUNDLE",),
 }

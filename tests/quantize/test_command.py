@@ -72,7 +72,7 @@ def test_quantize_to_a_drop(invoke: Invoke, sensitive: tuple[Path, Path], tmp_pa
         (("--backend", "onnxrt"), 2, "unknown backend 'onnxrt'."),
         (("--exclude", "*layer_9*"), 2, "--exclude *layer_9*: matches no graph"),
         (("--exclude", "*"), 4, "nothing left to quantize"),
-        (("-c", "nothing.yaml"), 2, "nothing.yaml: cannot read the configuration"),
+        (("-c", "nothing.yaml"), 2, "nothing.yaml: cannot read the file"),
         (("--eval", "nothing.tsv", "--max-drop", "1"), 2, "nothing.tsv"),
     ],
 )

@@ -244,7 +244,7 @@ def test_answer_refused(model: EdgeModel) -> None:
         model.answer("a ?", ["x"])
     with pytest.raises(ConfigError, match=r"^top_k: expected 1 or more, got 0\.$"):
         model.answer("a ?", "x", top_k=0)
-    with pytest.raises(DataError, match=r"^text 0: expected a question and its passage, got str\.$"):
+    with pytest.raises(DataError, match=r"^text 0: expected a question and its passage, got str 'a text'\.$"):
         list(model.stream(["a text"]))
-    with pytest.raises(DataError, match=r"^text 1: expected a str or a pair of str, got int\.$"):
+    with pytest.raises(DataError, match=r"^text 1: expected a str or a pair of str, got int 5\.$"):
         model.answer(["a ?", 5], "x")  # type: ignore[list-item]

@@ -198,5 +198,5 @@ def test_layers_that_no_text_needs_are_never_loaded(dact_bundle: Path) -> None:
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan")])
 def test_a_budget_that_makes_no_sense(dact_bundle: Path, budget: float) -> None:
-    with pytest.raises(ConfigError, match=r"^memory_budget_mb: expected more than 0, got"):
+    with pytest.raises(ConfigError, match=r"^memory_budget_mb: expected a number of more than 0, got"):
         EdgeModel.from_pretrained(dact_bundle, memory_budget_mb=budget)

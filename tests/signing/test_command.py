@@ -18,14 +18,14 @@ def test_sign_and_verify(invoke: Invoke, unsigned: Path, keys: Any) -> None:
     code, out, err = invoke("sign", unsigned, "--private-key", keys.private)
 
     made = re.fullmatch(
-        rf"{unsigned}/model\.sig: signs the 10 files of {unsigned} by the key with sha256 (\w{{64}})\n", out
+        rf"{unsigned}/model\.sig: signs the 11 files of {unsigned} by the key with sha256 (\w{{64}})\n", out
     )
     assert made is not None
     assert (code, err) == (0, f"next: edgebert verify {unsigned} --public-key KEY.pub.pem\n")
     code, out, err = invoke("verify", unsigned, "--public-key", keys.public)
     assert (code, err) == (0, "")
     assert out == (
-        f"{unsigned}: 9 files and 5 graphs are as they were made\n"
+        f"{unsigned}: 10 files and 5 graphs are as they were made\n"
         f"signed by {keys.public} (sha256 {made[1]}), every file of it\n"
     )
     code, _, err = invoke("verify", unsigned)
@@ -46,11 +46,11 @@ def test_sign_and_verify_as_json_with_the_signature_elsewhere(
         "bundle": str(unsigned),
         "signature": str(place),
         "key": made["key"],
-        "files": 10,
+        "files": 11,
     }
     code, out, _ = invoke("verify", unsigned, "--public-key", keys.public, "--signature", place, "--json")
     assert code == 0
-    assert json.loads(out)["signature"] == {"path": str(place), "key": made["key"], "files": 10}
+    assert json.loads(out)["signature"] == {"path": str(place), "key": made["key"], "files": 11}
 
 
 @pytest.mark.parametrize(

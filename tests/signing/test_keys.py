@@ -149,7 +149,7 @@ def test_keys_as_openssl_writes_them(tmp_path: Path, unsigned: Path, before: byt
 
     sign_bundle(unsigned, tmp_path / "key.pem")
 
-    assert check_signature(open_bundle(unsigned), tmp_path / "key.pub.pem").files == 10
+    assert check_signature(open_bundle(unsigned), tmp_path / "key.pub.pem").files == 11
 
 
 def test_parameters_without_a_key(refused: Callable[..., str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import model_signing
 import msgspec
+import onnx
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,9 +32,17 @@ NAMES = [
     "graphs/layer_01.onnx",
     "graphs/layer_02.onnx",
     "onnx/model.onnx",
+    "samples.json",
     "tokenizer.json",
 ]
 GARBAGE = b"not what it was"
+
+
+def _of_another_producer(graph: Path) -> bytes:
+    """Returns a graph that computes the same and has other bytes."""
+    model = onnx.load(graph)
+    model.producer_name = "somebody else"
+    return model.SerializeToString()
 
 
 def _flip(path: Path) -> None:
@@ -83,7 +92,7 @@ def test_sign_and_check(unsigned: Path, make_keys: Any, curve: ec.EllipticCurve)
     found = check_signature(open_bundle(unsigned), keys.public)
 
     assert found == made
-    assert (made.path, made.files, len(made.key)) == (unsigned / "model.sig", 10, 64)
+    assert (made.path, made.files, len(made.key)) == (unsigned / "model.sig", 11, 64)
     assert [resource["name"] for resource in _statement(made.path)["predicate"]["resources"]] == NAMES
     assert keys.private.read_bytes() not in made.path.read_bytes()
 
@@ -94,7 +103,7 @@ def test_sign_with_a_password(tmp_path: Path, unsigned: Path, make_keys: Any) ->
 
     sign_bundle(unsigned, keys.private, password_file=tmp_path / "password")
 
-    assert check_signature(open_bundle(unsigned), keys.public).files == 10
+    assert check_signature(open_bundle(unsigned), keys.public).files == 11
 
 
 def test_sign_twice_signs_the_same(signed: Path, keys: Any) -> None:
@@ -123,7 +132,7 @@ def test_verify_says_who_signed(signed: Path, keys: Any) -> None:
     assert json.loads(json.dumps(report))["signature"] == {
         "path": str(signed / "model.sig"),
         "key": check_signature(open_bundle(signed), keys.public).key,
-        "files": 10,
+        "files": 11,
     }
     assert report["notes"] == []
 
@@ -166,7 +175,7 @@ def test_an_added_file_is_named(signed: Path, keys: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("README.md", "edgebert.json")])
 def test_a_changed_file_under_a_rewritten_manifest_is_named(signed: Path, keys: Any, forge: Any, name: str) -> None:
-    forge(signed, name, GARBAGE)
+    forge(signed, name, _of_another_producer(signed / name) if name.endswith(".onnx") else GARBAGE)
     assert open_bundle(signed).check_files() == []
 
     found = "edgebert.json, " + name if name > "edgebert.json" else f"{name}, edgebert.json"
@@ -187,10 +196,9 @@ def test_a_removed_file_under_a_rewritten_manifest_is_named(signed: Path, keys: 
 
 
 def test_an_added_file_under_a_rewritten_manifest_is_named(signed: Path, keys: Any, forge: Any) -> None:
-    forge(signed, "graphs/layer_03.onnx", GARBAGE)
-    assert open_bundle(signed).check_files() == []
+    forge(signed, "onnx/single.onnx", GARBAGE)
 
-    with pytest.raises(BundleError, match=r"; graphs/layer_03\.onnx: not signed\. Get it again"):
+    with pytest.raises(BundleError, match=r"; onnx/single\.onnx: not signed\. Get it again"):
         verify_bundle(signed, public_key=keys.public)
 
 
@@ -206,7 +214,7 @@ def test_the_card_as_it_was_signed(unsigned: Path, keys: Any) -> None:
     (unsigned / "README.md").write_text("mine")
     sign_bundle(unsigned, keys.private)
     bundle = open_bundle(unsigned)
-    assert check_signature(bundle, keys.public).files == 10
+    assert check_signature(bundle, keys.public).files == 11
 
     (unsigned / "README.md").write_text("somebody else's")
     with pytest.raises(BundleError, match=r"README\.md: edited since the bundle was signed; put it back"):
@@ -215,7 +223,7 @@ def test_the_card_as_it_was_signed(unsigned: Path, keys: Any) -> None:
     with pytest.raises(BundleError, match=r"README\.md: removed since the bundle was signed"):
         check_signature(bundle, keys.public)
     sign_bundle(unsigned, keys.private, force=True)
-    assert check_signature(bundle, keys.public).files == 9
+    assert check_signature(bundle, keys.public).files == 10
     (unsigned / "README.md").write_text("mine again")
     with pytest.raises(BundleError, match=r"README\.md: added since the bundle was signed"):
         check_signature(bundle, keys.public)
@@ -269,8 +277,8 @@ def test_a_signature_beside_the_bundle_and_one_of_somebody_else_in_it(
     sign_bundle(signed, other_keys.private, signature=tmp_path / "bundle.sig")
     bundle = open_bundle(signed)
 
-    assert check_signature(bundle, other_keys.public, signature=tmp_path / "bundle.sig").files == 10
-    assert check_signature(bundle, keys.public).files == 10
+    assert check_signature(bundle, other_keys.public, signature=tmp_path / "bundle.sig").files == 11
+    assert check_signature(bundle, keys.public).files == 11
     with pytest.raises(BundleError, match=r"bundle\.sig: signed by another key"):
         check_signature(bundle, keys.public, signature=tmp_path / "bundle.sig")
     (tmp_path / "bundle.sig").write_bytes(b" " * (4 * 1024 * 1024 + 1))
@@ -316,7 +324,7 @@ def test_a_signature_without_the_name_of_its_key(signed: Path, keys: Any, other_
     del file["verificationMaterial"]["publicKey"]["hint"]
     (signed / SIGNATURE_NAME).write_text(json.dumps(file))
 
-    assert check_signature(open_bundle(signed), keys.public).files == 10
+    assert check_signature(open_bundle(signed), keys.public).files == 11
     with pytest.raises(BundleError, match="signed by another key: it does not say which; expected"):
         check_signature(open_bundle(signed), other_keys.public)
 
@@ -331,7 +339,7 @@ def test_one_signature_of_several_is_enough(signed: Path, keys: Any, other_keys:
     ]
     (signed / SIGNATURE_NAME).write_text(json.dumps(file))
 
-    assert check_signature(open_bundle(signed), keys.public).files == 10
+    assert check_signature(open_bundle(signed), keys.public).files == 11
     file["dsseEnvelope"]["signatures"].pop()
     (signed / SIGNATURE_NAME).write_text(json.dumps(file))
     with pytest.raises(BundleError, match="signed by another key"):
@@ -384,7 +392,7 @@ def test_we_check_what_model_signing_signed(unsigned: Path, keys: Any, theirs: C
     names = [resource["name"] for resource in _statement(unsigned / SIGNATURE_NAME)["predicate"]["resources"]]
     assert names == [".hidden", *NAMES]
 
-    assert check_signature(open_bundle(unsigned), keys.public).files == 10
+    assert check_signature(open_bundle(unsigned), keys.public).files == 11
     _flip(unsigned / "README.md")
     with pytest.raises(BundleError, match=r"README\.md: edited since the bundle was signed"):
         check_signature(open_bundle(unsigned), keys.public)
@@ -415,13 +423,13 @@ def test_hidden_files_are_not_signed(unsigned: Path, keys: Any, theirs: Callable
     (unsigned / ".cache" / "download").write_text("where it came from")
     (unsigned / "graphs" / ".DS_Store").write_bytes(GARBAGE)
 
-    assert sign_bundle(unsigned, keys.private).files == 10
+    assert sign_bundle(unsigned, keys.private).files == 11
 
     resources = _statement(unsigned / SIGNATURE_NAME)["predicate"]["resources"]
     assert [resource["name"] for resource in resources] == NAMES
     theirs(unsigned)
     shutil.rmtree(unsigned / ".cache")
-    assert check_signature(open_bundle(unsigned), keys.public).files == 10
+    assert check_signature(open_bundle(unsigned), keys.public).files == 11
 
 
 def test_a_snapshot_of_a_hub_cache(signed: Path, tmp_path: Path, keys: Any) -> None:
@@ -434,7 +442,7 @@ def test_a_snapshot_of_a_hub_cache(signed: Path, tmp_path: Path, keys: Any) -> N
         shutil.copyfile(path, blobs / str(number))
         link.symlink_to(blobs / str(number))
 
-    assert check_signature(open_bundle(snapshot), keys.public).files == 10
+    assert check_signature(open_bundle(snapshot), keys.public).files == 11
     with pytest.raises(
         BundleError, match=r"README\.md: expected a regular file, got a link or a special one; sign a copy"
     ):
@@ -484,8 +492,8 @@ def test_a_signature_under_another_name_in_the_bundle(unsigned: Path, tmp_path: 
         with pytest.raises(ConfigError, match=rf"--signature {place}: in the bundle's folder a signature is"):
             sign_bundle(unsigned, keys.private, signature=place)
 
-    assert sign_bundle(unsigned, keys.private, signature=tmp_path / "link" / "model.sig").files == 10
-    assert check_signature(open_bundle(unsigned), keys.public).files == 10
+    assert sign_bundle(unsigned, keys.private, signature=tmp_path / "link" / "model.sig").files == 11
+    assert check_signature(open_bundle(unsigned), keys.public).files == 11
 
 
 def test_what_is_derived_is_not_signed(signed: Path, tmp_path: Path) -> None:
@@ -501,7 +509,7 @@ def test_a_copy_is_signed(signed: Path, tmp_path: Path, keys: Any) -> None:
     with EdgeModel.from_pretrained(signed) as model:
         copy = model.save_pretrained(tmp_path / "copy")
 
-    assert check_signature(open_bundle(copy), keys.public).files == 10
+    assert check_signature(open_bundle(copy), keys.public).files == 11
 
 
 def test_signature_without_a_key(signed: Path, tmp_path: Path) -> None:

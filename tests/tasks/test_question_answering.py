@@ -124,9 +124,9 @@ def test_a_long_question_is_cut(encoder: TextEncoder, question: str) -> None:
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("a text", "text 3: expected a question and its passage, got str."),
-        (("a", 5), "text 3: expected a str or a pair of str, got int."),
-        (("a", "b", "c"), "text 3: expected a str or a pair of str, got tuple."),
+        ("a text", "text 3: expected a question and its passage, got str 'a text'."),
+        (("a", 5), "text 3: expected a str or a pair of str, got int 5."),
+        (("a", "b", "c"), "text 3: expected a question and its passage, got tuple ('a', 'b', 'c')."),
     ],
 )
 def test_encode_refuses_what_is_no_pair(encoder: TextEncoder, pair: Any, message: str) -> None:
