@@ -22,6 +22,7 @@ itself, so that its forks need not prepare for that each.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import json
@@ -36,6 +37,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HEAVY = ("cli.export", "export", "single", "quantize.onnxruntime", "tune", "training", "convert", "report", "describe")
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-32", "latin-1", "idna")
+"""What Python would import only when it meets them, and cannot as another user from a folder that is not his."""
 OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "shutil.rmtree")
 
 
@@ -133,6 +136,8 @@ def _run_all(jobs: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Serves until stdin ends."""
+    for name in ENCODINGS:
+        codecs.lookup(name)
     for name in HEAVY:
         importlib.import_module(f"edgebert.{name}")
     for name in ("altair", "vl_convert", "transformers.trainer", "onnxscript", "torch.onnx", "sklearn.metrics"):
