@@ -265,9 +265,9 @@ def test_random_inputs(
             assert other.cost_ratio == pytest.approx(got.cost_ratio) or near.any(), (policy, knobs, name)
 
     record_property("against torch, every layer", f"{full.rows} rows, largest difference {full.largest:.1e}")
-    record_property("against torch, random policies", ruled)
+    record_property("against torch, random policies", str(ruled))
     for name, tally in mates.items():
-        record_property(f"against the same rows {name}", tally)
+        record_property(f"against the same rows {name}", str(tally))
     assert full.largest <= TORCH_TOLERANCE
     assert ruled.largest <= TORCH_TOLERANCE
     assert ruled.differing == 0

@@ -90,7 +90,7 @@ def test_two_at_once(
             assert len(written) == 1
         assert writer.leftovers() == []
         found[f"{len(written)} wrote"] += 1
-    record_property(f"two at once, {name}, {'with' if force else 'without'} --force", dict(found))
+    record_property(f"two at once, {name}, {'with' if force else 'without'} --force", str(dict(found)))
 
 
 def _remove(writer: Any) -> None:
@@ -145,7 +145,7 @@ def test_two_tunings_at_once_lose_no_point(
         assert written
         assert {"first", "second"} & set(bundle.manifest.operating_points) == written
         found[f"{len(written)} wrote"] += 1
-    record_property("two tunings at once", dict(found))
+    record_property("two tunings at once", str(dict(found)))
 
 
 def test_a_bundle_replaced_while_it_is_open_is_never_mixed(
