@@ -157,7 +157,11 @@ def discard(path: Path, target: Path) -> None:
         return
     except OSError as error:
         raise EdgeBertError(f"{path}: cannot be removed: {error.strerror}.") from error
-    remove(aside)
+    try:
+        remove(aside)
+    except BaseException:
+        remove(aside)  # an interruption is no reason to leave it
+        raise
 
 
 def exchange(first: Path, second: Path) -> bool:

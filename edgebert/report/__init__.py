@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from edgebert.report._results import read_results
 from edgebert.write import check_file, check_folder, write_files
 
 _SVG_WIDTH = 680
+_CLIP = re.compile(r"\bclip(\d+)\b")
 
 
 def write_report(
@@ -102,4 +104,6 @@ def _svg_name(picture: ModuleType) -> str:
 def _svg(spec: dict[str, Any]) -> str:
     width = {"width": _SVG_WIDTH} if spec.get("width") == "container" else {}
     svg: str = load_converter().vegalite_to_svg(json.dumps({**spec, **width}), allowed_base_urls=[])
-    return svg
+    # The converter numbers clipping paths over all the charts it ever drew; the same chart is to give the same bytes.
+    numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(_CLIP.findall(svg)), start=1)}
+    return _CLIP.sub(lambda match: match[0].replace(match[1], numbers[match[1]]), svg)

@@ -150,6 +150,7 @@ def train_stage(
     trained = {id(p) for group in stage.groups for p in group.parameters}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
+    remove(folder / "unfinished")
     with reporter.track(f"train {stage.name}", steps) as advance:
         trainer = _StageTrainer(
             model=_StageModule(model, stage),

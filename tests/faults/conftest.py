@@ -139,7 +139,7 @@ class Writer:
     def snapshot(self) -> dict[str, tuple[bytes, int]]:
         """Returns the bytes and the time of the last change, in ns, of every file of the results, by name."""
         inside = [path for result in self.results if result.is_dir() for path in result.rglob("*")]
-        files = [path for path in [*self.results, *inside] if path.is_file()]
+        files = [path for path in [*self.results, *inside] if path.is_file() and not path.name.startswith(".")]
         return {str(path.relative_to(self.watch)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
     def contents(self) -> dict[str, bytes]:
@@ -147,9 +147,11 @@ class Writer:
         return {name: data for name, (data, _) in self.snapshot().items()}
 
     def leftovers(self) -> list[str]:
-        """Returns what lies beside the results."""
+        """Returns what lies beside the results, and what is hidden in them."""
         folders = {result.parent for result in self.results if result.parent.is_dir()}
-        return sorted(path.name for folder in folders for path in folder.iterdir() if path not in self.results)
+        beside = [path for folder in folders for path in folder.iterdir() if path not in self.results]
+        hidden = [path for result in self.results for path in result.rglob(".*")]
+        return sorted(path.name for path in [*beside, *hidden])
 
 
 MakeWriter = Callable[..., Writer]

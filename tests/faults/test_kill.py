@@ -80,11 +80,19 @@ class Survivor:
 
 @pytest.fixture
 def survivor(
-    forks: Any, make_writer: Any, tmp_path: Path, dact_bundle: Path, monkeypatch: pytest.MonkeyPatch, rounds: Rounds
+    forks: Any,
+    make_writer: Any,
+    tmp_path: Path,
+    dact_checkpoint: Path,
+    dact_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: Rounds,
 ) -> Callable[[str], Survivor]:
     def make(name: str) -> Survivor:
         is_full = bool(rounds(0, 1))
         writer = make_writer(name, tmp_path / name, checkpoint=is_full)
+        if name == "export" and is_full:
+            forks.warm_up(dact_checkpoint, tmp_path)
         return Survivor(forks, writer, name, dact_bundle, monkeypatch)
 
     return make
@@ -177,7 +185,8 @@ def test_told_to_end_cleans_up_at_once(
             ended_early += 1
             assert ended.error == "error: ended by SIGTERM"
         # What --resume goes on from; and a lock that was just being made, which is empty and nobody's.
-        assert set(writer.leftovers()) <= {".out.training", ".out.lock"}
+        left = [name for name in writer.leftovers() if not name.endswith(".lock")]
+        assert left in ([], [".out.training"])
         if operation == 1:
             assert writer.snapshot() == before
     assert ended_early

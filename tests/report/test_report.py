@@ -132,6 +132,16 @@ def test_same_results_give_the_same_page(written: Path, result_files: list[Path]
     assert again.read_bytes() == written.read_bytes()
 
 
+def test_same_results_give_the_same_charts(result_files: list[Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_report(result_files[:1], tmp_path / f"{name}.html", svg=tmp_path / name)
+
+    charts = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert any("clip-path" in (tmp_path / "first" / name).read_text() for name in charts)
+    for name in charts:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
 def test_machines_are_told_once(evaluated: Callable[..., Any], combine: Callable[..., Any]) -> None:
     host = Host("a processor", 1, "Linux", "3.11", 0.5, {"numpy": "2"})
     results = combine([evaluated()])
