@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 SLOW = {"bench": "./nothing", "quantize": "./nothing"}
 """What stands for the bundle in `make test`."""
 
-FULL = {"bench": 40, "quantize": 60, "scale": 100, "tune": 100, "eval": 200}
+FULL = {"bench": 25, "quantize": 60, "scale": 100, "tune": 100, "eval": 200}
 """Most values in `make faults`, where a value that is taken is work; all of them where it is none."""
 
 
