@@ -29,7 +29,7 @@ test-long: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m long
 
 faults: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile tests/faults --full
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m 'long or not long' tests/faults --full
 
 test-latest: .venv-latest/installed
 	.venv-latest/bin/python -m pytest -n 2 --dist loadfile

@@ -118,7 +118,14 @@ class Pair:
     runtime: EdgeModel
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+IN_MAKE_TEST = ("dact_bert", "dynamic_tinybert", "tbert")
+"""Exporting every method with 512 positions takes a minute; tests/test_families.py has them all at fewer."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in IN_MAKE_TEST else pytest.mark.long) for name in SETTINGS],
+)
 def pair(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
