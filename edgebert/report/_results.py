@@ -255,6 +255,9 @@ def _read(path: Path) -> _Evaluation | _Bench:
     data = read_file(path, largest_bytes=_LARGEST_BYTES, error=DataError)
     try:
         result = json.loads(data, parse_constant=_finite, parse_float=_finite)
+        json.dumps(result, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: expected text, got a lone surrogate ({error.reason}); write it anew.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); write it with edgebert eval --json or bench --json.") from error
     schema = result.get("schema") if isinstance(result, dict) else None
@@ -264,8 +267,6 @@ def _read(path: Path) -> _Evaluation | _Bench:
         raise DataError(f"{path}: expected a result of edgebert eval --json or bench --json, got {got}")
     try:
         return msgspec.convert(result, kinds[schema])
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path}: expected text, got the lone surrogate in {error.object!r:.40}.") from error
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         where = place.rstrip("`").lstrip(".") or "the result"

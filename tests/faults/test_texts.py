@@ -36,7 +36,7 @@ def reader(reader_bundle: Path) -> EdgeModel:
 
 def test_any_text_is_answered_as_it_is_alone(plain: EdgeModel, rounds: Rounds, record_property: Record) -> None:
     drawn = list(islice(texts(random.Random(1)), rounds(300, 12_000)))
-    with guarded():
+    with guarded(1800):
         alone = [plain(text) for _, text in drawn]
     for start in range(0, len(drawn), 200):
         with guarded():
