@@ -5,6 +5,7 @@ The Trainer brings mixed precision, clipping and resuming; this file tells it wh
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
 
 from edgebert.config import TrainConfig
 from edgebert.errors import EdgeBertError
@@ -140,7 +142,7 @@ def train_stage(
         is_resumed: Go on from the newest checkpoint in the folder, if there is one.
         reporter: Where progress goes.
     """
-    saved = _saved_states(folder) if is_resumed else []
+    saved = _whole_states(folder) if is_resumed else []
     if stage.before is not None and not saved:
         stage.before()
     steps = math.ceil(epochs * math.ceil(len(rows) / config.batch_size))
@@ -166,6 +168,24 @@ def train_stage(
         trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _whole_states(folder: Path) -> list[Path]:
+    """Returns the states to go on from, the newest last; those that something else cut short are removed."""
+    states = _saved_states(folder)
+    for state in states:
+        if not _is_whole(state):
+            remove(state)
+    return [state for state in states if state.exists()]
+
+
+def _is_whole(state: Path) -> bool:
+    """Says whether a state of the Trainer was written to its end: its own facts come last."""
+    try:
+        json.loads((state / TRAINER_STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def has_bf16() -> bool:

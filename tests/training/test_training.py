@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "fastbert": ({"name": "fastbert"}, (6.0, 6.0)),
     "deebert": ({"name": "deebert"}, (6.0, 6.0)),
     "pabee": ({"name": "pabee"}, (8.0,)),
-    "geep": ({"name": "geep"}, (14.0,)),
+    "geep": ({"name": "geep"}, (24.0,)),
     "dpbert": ({"name": "dpbert", "planner_width": 16}, (6.0, 6.0, 8.0, 8.0)),
     "dynamic_tinybert": (
         {"name": "dynamic_tinybert", "search_evaluations": 4, "layer_drop": 0.0},
