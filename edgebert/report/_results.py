@@ -19,6 +19,7 @@ EVALUATED, TIMED = "edgebert.eval/1", "edgebert.bench/1"
 _LARGEST_BYTES = 64 * 1024 * 1024
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Layers = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 
 class Maps(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ class Evaluated(_Row, frozen=True, kw_only=True):
     metric: float
     ci_low: float
     ci_high: float
-    layers: int
+    layers: _Layers
     flops_ratio: _Positive
     gmacs: _Positive
     exit_histogram: dict[str, list[int]]
