@@ -20,6 +20,7 @@ _LARGEST_BYTES = 64 * 1024 * 1024
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+"""Pictures have a place for each."""
 
 
 class Maps(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +256,7 @@ def read_results(paths: Sequence[str | Path]) -> Results:
 def _read(path: Path) -> _Evaluation | _Bench:
     data = read_file(path, largest_bytes=_LARGEST_BYTES, error=DataError)
     try:
-        result = json.loads(data, parse_constant=_finite, parse_float=_finite)
+        result = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
         json.dumps(result, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: expected text, got a lone surrogate ({error.reason}); write it anew.") from error
@@ -278,6 +279,13 @@ def _finite(number: str) -> float | None:
     """Reads a number; one that no picture can show is none."""
     value = float(number)
     return value if math.isfinite(value) else None
+
+
+def _whole(number: str) -> int:
+    """Reads a whole number of no more digits than a machine's."""
+    if len(number) > 18:
+        raise ValueError(f"a number of {len(number)} digits")
+    return int(number)
 
 
 def _short_names(bundles: Iterable[str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def test_any_file_of_questions_is_read_or_refused(tmp_path: Path, rounds: Rounds
 def test_any_damaged_parquet_file_is_read_or_refused(tmp_path: Path, rounds: Rounds, record_property: Record) -> None:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     path, rng, count, refused = tmp_path / "data.parquet", np.random.default_rng(14), rounds(60, 1500), 0
-    columns = {"text": ["good", "bad", None] * 20, "label": [1, 0, 1] * 20, "other": [[1.5], [], [2.5]] * 20}
+    columns = {"text": ["good", "bad", "déjà"] * 20, "label": [1, 0, 1] * 20, "other": [[1.5], [], [2.5]] * 20}
     parquet.write_table(arrow.table(columns), path, row_group_size=16)
     data = path.read_bytes()
     for number in range(count):
