@@ -29,8 +29,8 @@ def as_input(name: str, value: ArrayLike) -> NDArray[np.int64]:
         raise DataError(f"{name}: expected whole numbers [rows, tokens], got an array of shape {given.shape}.")
     if given.dtype.kind not in "iub":
         raise DataError(f"{name}: expected whole numbers [rows, tokens], got {given.dtype}.")
-    if given.dtype.kind == "u":
-        given = np.minimum(given, np.iinfo(np.int64).max)  # what is larger than any id stays so
+    if given.dtype == np.uint64:  # the one type whose numbers an int64 may not hold
+        given = np.minimum(given, np.uint64(np.iinfo(np.int64).max))  # what is larger than any id stays so
     return np.ascontiguousarray(np.atleast_2d(given), np.int64)
 
 

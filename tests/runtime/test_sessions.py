@@ -95,7 +95,7 @@ print([EdgeModel.from_pretrained(sys.argv[1], threads=n)("a good film").exit_lay
     assert (result.returncode, result.stdout, result.stderr) == (0, "[3, 3]\n", "")
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.uint8, np.int64])
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.uint8, np.uint64, np.int64])
 def test_as_input_is_int64_in_one_piece(dtype: type) -> None:
     array = as_input("input_ids", np.ones((3, 4), dtype)[:, ::2])
 
