@@ -157,7 +157,7 @@ class Attention(nn.Module):
             return x.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
 
         # ONNX Runtime's CPU Attention wants the mask at its full [batch, 1, queries, keys].
-        visible = (attention_mask != 0)[:, None, None, :].expand(batch, 1, tokens, tokens)
+        visible = attention_mask.to(torch.bool)[:, None, None, :].expand(batch, 1, tokens, tokens)
         return functional.scaled_dot_product_attention(
             split(self.query(hidden)),
             split(self.key(hidden)),

@@ -44,14 +44,25 @@ def trace_module(
     )
     shapes = tuple((tuple(value.shape), value.dtype) for value in arguments)
     options = (tuple(inputs), tuple(outputs), shapes, opset)
-    model = shared_templates().make(module, options, lambda twin: _trace(twin, inputs, outputs, arguments, opset))
+    model = shared_templates().make(
+        module, options, lambda twin: apply_passes(as_exported(twin, inputs, outputs, arguments, opset))
+    )
     onnx.checker.check_model(model)
     return model
 
 
-def _trace(
+def as_exported(
     module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], arguments: tuple[Tensor, ...], opset: int
 ) -> onnx.ModelProto:
+    """Returns a module's graph as torch's exporter writes it, before any pass.
+
+    Args:
+        module: As `trace_module` takes it, like `inputs`, `outputs` and `opset`.
+        inputs: Names of values.
+        outputs: Names of values.
+        arguments: An example of each input.
+        opset: ONNX operator set.
+    """
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     training = {part: part.training for part in module.modules()}
     module.eval()
@@ -78,7 +89,7 @@ def _trace(
         for part, was_training in training.items():
             part.training = was_training
     assert program is not None
-    return apply_passes(program.model_proto)
+    return program.model_proto
 
 
 class _Positional(nn.Module):

@@ -62,7 +62,7 @@ class Student(nn.Module):
             return x.view(batch, tokens, HEADS, WIDTH // HEADS).transpose(1, 2)
 
         # ONNX Runtime's CPU Attention wants the mask at its full [batch, 1, queries, keys].
-        visible = (attention_mask != 0)[:, None, None, :].expand(batch, 1, tokens, tokens)
+        visible = attention_mask.to(torch.bool)[:, None, None, :].expand(batch, 1, tokens, tokens)
         context = functional.scaled_dot_product_attention(
             split(self.query(narrow)),
             split(self.key(narrow)),

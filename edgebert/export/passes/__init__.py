@@ -16,9 +16,9 @@ class PassResult(NamedTuple):
 
 def apply_passes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Applies every pass, in order, and checks the result."""
-    from edgebert.export.passes import strip_metadata
+    from edgebert.export.passes import heads_inside, residual_sums, strip_metadata
 
-    for apply in (strip_metadata.apply,):
+    for apply in (heads_inside.apply, residual_sums.apply, strip_metadata.apply):
         model = apply(model).model
     onnx.checker.check_model(model)
     return model
