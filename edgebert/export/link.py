@@ -48,18 +48,20 @@ class LinkedModule(nn.Module):
 
     def __init__(self, step: CompiledStep, linked: Sequence[CompiledStep], inputs: tuple[str, ...]) -> None:
         super().__init__()
+        steps = (step, *linked)
         self.inputs = inputs
-        self.steps = (step, *linked)
-        self.parts = nn.ModuleList(part.module for part in self.steps if part.module is not None)
+        # Nothing of the steps' numbers and files, so that all layers' modules are of one structure and traced once.
+        self.names = tuple((part.inputs, part.outputs) for part in steps)
+        self.parts = nn.ModuleList(part.module for part in steps if part.module is not None)
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Returns every step's outputs, the first step's first."""
         values = dict(zip(self.inputs, arguments, strict=True))
         results: list[Tensor] = []
-        for step, part in zip(self.steps, self.parts, strict=True):
-            outputs = part(*(values[name] for name in step.inputs))
+        for (read, made), part in zip(self.names, self.parts, strict=True):
+            outputs = part(*(values[name] for name in read))
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            values.update(zip(step.outputs, outputs, strict=True))
+            values.update(zip(made, outputs, strict=True))
             results.extend(outputs)
         return tuple(results)
 

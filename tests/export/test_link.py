@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgebert.bundle.manifest import Macs
 from edgebert.export.link import plan_graphs
+from edgebert.export.template import structure
 from edgebert.methods._program import CompiledStep
 
 
@@ -104,3 +107,13 @@ def test_linked_module_feeds_each_part_the_newest_values() -> None:
 
     assert hidden.tolist() == [2.0, 2.0]
     assert logits.tolist() == [4.0, 4.0]
+
+
+def test_linked_layers_of_different_numbers_are_of_one_structure() -> None:
+    third = replace(LAYER, layer=3, file="third"), replace(EXIT, layer=3, file="third_exit")
+
+    first, other = (plan_graphs(steps, link=True)[0].module for steps in ([LAYER, EXIT], third))
+    swapped = plan_graphs([LAYER, replace(EXIT, outputs=("minus", "plus"))], link=True)[0].module
+
+    assert structure(first) == structure(other)
+    assert structure(first) != structure(swapped)
