@@ -259,6 +259,7 @@ def test_bench_against_several(
     assert "| metric |" in table(result)
 
 
+@pytest.mark.long
 def test_bench_bundles_of_one_shape_share_a_rival(plain_bundle: Path, dact_bundle: Path) -> None:
     result = bench_bundles([plain_bundle, dact_bundle], against=["torch", "uncompacted"], lengths=(4,), repeats=1)
 
@@ -269,6 +270,7 @@ def test_bench_bundles_of_one_shape_share_a_rival(plain_bundle: Path, dact_bundl
     assert all(row["metric"] is None for row in result["rows"])
 
 
+@pytest.mark.long
 def test_bench_label_order_of_the_reference(
     plain_bundle: Path, plain_checkpoint: Path, sentiment_data: Path, tmp_path: Path
 ) -> None:
@@ -588,6 +590,7 @@ def test_bench_latency_quantiles_rise_through_the_percentiles(sweep: dict[str, A
     assert all(row["latency_quantiles_ms"] is None for row in offline["rows"])
 
 
+@pytest.mark.long
 def test_bench_a_bundle_on_another_provider_beside_a_rival(dact_bundle: Path) -> None:
     result = bench_bundles([dact_bundle], provider="openvino", against="openvino", lengths=[8], repeats=1)
 

@@ -32,6 +32,8 @@ FAMILIES = registry.names("edgebert.encoders")
 METHODS = registry.names("edgebert.methods")
 # Every method's own tests use BERT, and XLM-R's layers are RoBERTa's.
 PAIRS = [("xlm_roberta", "plain"), *itertools.product(sorted({*FAMILIES} - {"bert", "xlm_roberta"}), METHODS)]
+# What these exits run on differs with the family as it does for dact_bert's: make test-long has them.
+LONG = set(itertools.product(("albert", "distilbert", "roberta"), ("deebert", "fastbert", "pabee")))
 _SHAPE = ("family", "layers", "hidden_size", "heads", "feed_forward_size", "token_types", "pad_token_id")
 _SHAPE += ("embedding_size", "shared_layers", "vocabulary_size")
 CHINESE = {"好": "positive", "喜": "positive", "差": "negative", "烂": "negative"}
@@ -144,7 +146,10 @@ def _config(method: str, model: Path, data: Path) -> RunConfig:
     )
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(pair, marks=[pytest.mark.long] if pair in LONG else [], id="-".join(pair)) for pair in PAIRS],
+)
 def made(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -1,6 +1,4 @@
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,21 +134,6 @@ def test_bundle_says_nothing_about_the_machine(bundle: Bundle) -> None:
 
     places = {str(Path.home()), str(Path.cwd()), str(bundle.path.parent), sys.prefix, ".py"}
     assert not [place for place in places if place.encode() in content]
-
-
-def test_export_twice_gives_the_same_bytes(tmp_path: Path, dact_checkpoint: Path, dact_bundle: Path) -> None:
-    code = "import sys; from edgebert import export_model; export_model(sys.argv[1], sys.argv[2])"
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONWARNINGS": "ignore"}
-
-    subprocess.run(
-        [sys.executable, "-c", code, str(dact_checkpoint), str(tmp_path / "dact")],
-        env=environment,
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-
-    assert _content(tmp_path / "dact") == _content(dact_bundle)
 
 
 def test_whole_model_equals_the_split_runtime(plain_bundle: Path, texts: list[str]) -> None:
