@@ -16,7 +16,8 @@ from edgebert import policies
 from edgebert.policies import Chosen, SelectPosition
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"width": "lower"}
-GRID = [{"width": width / 20} for width in range(20, 3, -1)]
+# Between three quarters and all, choosing pieces and meeting them apart takes longer than the whole layer does.
+GRID = [{"width": 1.0}, *({"width": width / 20} for width in range(15, 3, -1))]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from edgebert.errors import ConfigError
 from edgebert.rivals._measure import Description, LayersRun
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.runtime.graphs import Graph
-from edgebert.runtime.program import MAX_BATCH_TOKENS
+from edgebert.runtime.rows import MAX_BATCH_TOKENS
 from edgebert.tasks import load_task, task_settings
 from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
 

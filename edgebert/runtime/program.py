@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex, TypeVar
@@ -31,14 +31,13 @@ from edgebert.runtime.outcome import Call, Outcome
 from edgebert.runtime.points import find_point, make_point, policy_with
 from edgebert.runtime.prepared import Prepared, prepare_bundle, usable_prepared
 from edgebert.runtime.results import Forward
+from edgebert.runtime.rows import run_rows
 from edgebert.runtime.sessions import has_threads, provider_name
 from edgebert.runtime.threads import MOST_THREADS, available_threads
 from edgebert.signing import check_signature
 from edgebert.tasks import Task
-from edgebert.text import Encoded, Text, TextEncoder, Values, batches, join_rows
+from edgebert.text import Encoded, Text, TextEncoder, Values
 
-MAX_BATCH_TOKENS = 8192
-_PLAN_ROWS = 1024  # a plan made ahead is a look-up
 _P = TypeVar("_P", bound="Program")
 
 
@@ -264,39 +263,19 @@ class Program:
     ) -> Outcome:
         """Runs token ids under a policy; see `run_encoded`."""
         batch_size = check_count("batch_size", batch_size)
-        engine = self._open_engine()
-        n = len(encoded)
-        outcome = Outcome.empty(n, engine.layers)
-        lengths = [len(row.ids) for row in encoded]
-        plan = self._plan_ahead(engine, policy, encoded, lengths, outcome) if engine.plans_ahead else None
-        groups = batches(
-            lengths,
-            max_rows=batch_size,
-            max_tokens=MAX_BATCH_TOKENS,
+        outcome = run_rows(
+            self._open_engine(),
+            policy,
+            encoded,
+            pad=self.pad,
+            batch_size=batch_size,
             sort=sort,
-            depths=None if plan is None else plan.sum(axis=1),
-            cut_depths=policy.needs_equal_plans,
+            compact=self.compact,
+            show_progress=show_progress,
         )
-        scores = []
-        for places in _progress(groups, n, show_progress):
-            inputs = self.pad([encoded[i] for i in places])
-            with inside_model():
-                part = engine.run(inputs, policy, compact=self.compact, plan=_part(plan, places))
-            outcome.put(places, part)
-            scores.append((places, part.scores))
-        outcome.scores = join_rows(scores, n) if n else np.zeros((0, len(self.labels)))
+        if not encoded:
+            outcome.scores = np.zeros((0, len(self.labels)))
         return outcome
-
-    def _plan_ahead(
-        self, engine: Engine, policy: Policy, encoded: Sequence[Encoded], lengths: Sequence[int], outcome: Outcome
-    ) -> NDArray[np.bool_]:
-        """Makes the plan of every row before they are put into batches, bool [rows, layers]."""
-        plan = np.zeros((len(encoded), engine.layers), np.bool_)
-        for places in batches(lengths, max_rows=_PLAN_ROWS, max_tokens=_PLAN_ROWS * MAX_BATCH_TOKENS):
-            inputs = self.pad([encoded[i] for i in places])
-            with inside_model():
-                plan[places] = engine.plan(inputs, policy, outcome, places)
-        return plan
 
     def full_macs(self, lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Returns what all layers spend on rows of these lengths, in multiply-accumulates, float64 [rows]."""
@@ -417,26 +396,7 @@ def _prepared(
     return usable_prepared(bundle)
 
 
-def _part(plan: NDArray[np.bool_] | None, places: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    return None if plan is None else plan[places]
-
-
 def _sum_of_layers(manifest: Manifest) -> Macs:
     """Returns what all layers cost together, all of their pieces included."""
     layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
     return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
-
-
-def _progress(groups: Iterator[NDArray[np.int64]], total: int, is_shown: bool) -> Iterator[NDArray[np.int64]]:
-    """Passes the batches on, with a progress bar on stderr when asked for."""
-    if not is_shown:
-        yield from groups
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("texts", total=total)
-        for group in groups:
-            yield group
-            bar.advance(task, len(group))

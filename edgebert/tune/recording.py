@@ -13,7 +13,7 @@ from edgebert.output import Reporter
 from edgebert.policies import ExitPosition, Outputs, Policy, State, Verdict, Wanted
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.program import MAX_BATCH_TOKENS
+from edgebert.runtime.rows import MAX_BATCH_TOKENS
 from edgebert.text import Encoded, batches, join_rows
 
 

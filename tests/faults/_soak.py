@@ -24,7 +24,7 @@ from edgebert import EdgeModel
 from edgebert.errors import EdgeBertError
 from edgebert.rivals._memory import private_mb
 from edgebert.runtime.prepared import prepare_bundle
-from edgebert.runtime.program import MAX_BATCH_TOKENS
+from edgebert.runtime.rows import MAX_BATCH_TOKENS
 
 LONGEST, MOST_ROWS, SAMPLES = 512, 33, 400
 WORDS = ("a", "good", "boring", "film", "with", "funny", "clever", "weak", "plot", "and", "cast", "about", "music")
