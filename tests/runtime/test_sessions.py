@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from edgebert.bundle.manifest import OperatingPoint
 from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, MissingExtraError
 from edgebert.export import export_model
+from edgebert.runtime import forks
 from edgebert.runtime.graphs import Graph, LateGraph
 from edgebert.runtime.inputs import as_input
 from edgebert.runtime.model import EdgeModel
@@ -102,6 +104,24 @@ def test_as_input_is_int64_in_one_piece(dtype: type) -> None:
     assert array.dtype == np.int64
     assert array.flags.c_contiguous
     assert array.tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize(("threads", "marked"), [(1, 0), (2, 1)])
+def test_a_session_with_threads_is_marked_for_forks_as_long_as_its_graph_is_there(
+    plain_bundle: Path, threads: int, marked: int
+) -> None:
+    model = (plain_bundle / "graphs" / "layer_02.onnx").read_bytes()
+    gc.collect()
+    before = len(forks._watch().pools)
+
+    graph = make_graph(model, name="x", threads=threads)
+    gc.collect()
+    while_there = len(forks._watch().pools)
+    del graph
+    gc.collect()
+
+    assert while_there == before + marked
+    assert len(forks._watch().pools) == before
 
 
 def test_a_late_graph_loads_once_when_it_is_first_run(plain_bundle: Path) -> None:
