@@ -1,6 +1,6 @@
 # make demo         set up and run the main job on an embedded default
 # make test         set up and run lint, types, import contracts and tests
-# make test-long    tests that compile or quantize what bench times against: minutes more
+# make test-long    tests that take minutes more: rivals, more families and methods, longer parity
 # make faults       every fault that tests/faults knows, as often as the README says: an hour
 # make test-latest  the tests on the newest transformers, onnx and numpy
 # make test-web     opens a report, and runs single files, in headless Chromium and Node: Debian's packages, which it

@@ -41,7 +41,7 @@ class SessionGraph:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session  # what `keep_in_child` marks must be there as long as the graph is
         # The session in C++. The one in Python looks at every name and value anew before it runs: 20 microseconds a
-        # call (onnxruntime 1.31), a third of what it costs to call a layer. What we give it does not vary.
+        # call (onnxruntime 1.32). What we give it does not vary.
         self._run = getattr(session, "_sess", session).run
         self.inputs = tuple(value.name for value in session.get_inputs())
         self.outputs = [value.name for value in session.get_outputs()]

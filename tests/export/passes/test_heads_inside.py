@@ -23,6 +23,12 @@ def _operators(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
+def _states(model: onnx.ModelProto, heads: str) -> str:
+    """The name of what heads are split from."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    return str(makers[makers[heads].input[0]].input[0])
+
+
 def test_heads_inside_leaves_no_reshape(exported: onnx.ModelProto) -> None:
     result = apply(exported)
 
@@ -50,19 +56,36 @@ def test_heads_inside_computes_the_same(exported: onnx.ModelProto) -> None:
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-6)
 
 
+def test_heads_inside_says_how_many_heads_once(exported: onnx.ModelProto) -> None:
+    """Some exporters have written the counts beside heads that are apart already."""
+    model = onnx.ModelProto()
+    model.CopyFrom(exported)
+    (attention,) = [node for node in model.graph.node if node.op_type == "Attention"]
+    attention.attribute.append(onnx.helper.make_attribute("q_num_heads", 7))
+
+    onnx.checker.check_model(apply(model).model)
+
+    assert apply(model).model == apply(exported).model
+
+
 def test_heads_inside_twice_changes_nothing(exported: onnx.ModelProto) -> None:
     once = apply(exported).model
 
     assert not apply(once).modified
 
 
-@pytest.mark.parametrize("place", ["before", "after", "read elsewhere"])
+@pytest.mark.parametrize("place", ["before", "after", "read elsewhere", "joined flat", "split of flat"])
 def test_heads_inside_leaves_other_forms_alone(exported: onnx.ModelProto, place: str) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(exported)
     (attention,) = [node for node in model.graph.node if node.op_type == "Attention"]
     if place == "read elsewhere":
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(attention.output[0]))
+    joined = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type in ("Transpose", "Reshape")}
+    flat = {"joined flat": joined[joined[attention.output[0]]], "split of flat": _states(model, attention.input[0])}
+    for value in model.graph.value_info:
+        if value.name == flat.get(place):
+            del value.type.tensor_type.shape.dim[0]
     for node in model.graph.node:
         is_split, is_join = node.output[0] == attention.input[1], node.input[0] == attention.output[0]
         if (is_split and place == "before") or (is_join and place == "after"):
