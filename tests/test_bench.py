@@ -498,7 +498,9 @@ def test_bench_against_its_single_file(dact_bundle: Path, tmp_path: Path, sentim
     ours, theirs = result["rows"]
     assert (theirs["method"], theirs["policy"], theirs["knobs"]) == (ours["method"], ours["policy"], ours["knobs"])
     assert theirs["mean_layers"] == ours["mean_layers"] < 3
-    assert [row["mean_layers"] for row in batched["rows"]] == [batched["rows"][0]["mean_layers"]] * 2
+    # Each side goes over the same batches as often as its time allows, the last time not to the end.
+    depths = [row["mean_layers"] for row in batched["rows"]]
+    assert depths == pytest.approx([depths[0]] * 2, abs=0.1)
     assert result["ratios"][0]["ratio"] > 0
 
 

@@ -16,7 +16,7 @@ from edgebert import policies
 from edgebert.policies import Chosen, SelectPosition
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"width": "lower"}
-# Between three quarters and all, choosing pieces and meeting them apart takes longer than the whole layer does.
+# Above three quarters next to nothing is saved: in pieces, a layer of MiniLM-L6's shape takes longer than whole.
 GRID = [{"width": 1.0}, *({"width": width / 20} for width in range(15, 3, -1))]
 
 
