@@ -37,7 +37,18 @@ def test_mean_interval_same_seed() -> None:
     assert mean_interval(values, seed=3) != mean_interval(values, seed=4)
 
 
-@pytest.mark.parametrize("values", [[0.1] * 30, [2.5], [True, True]])
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(20, 20, 0.8389, 1.0), (0, 20, 0.0, 0.1611), (1, 1, 0.2065, 1.0), (7, 10, 0.3968, 0.8922)],
+)
+def test_mean_interval_of_few_answers_is_wilsons(right: int, n: int, low: float, high: float) -> None:
+    interval = mean_interval(np.arange(n) < right)
+
+    assert interval.value == right / n
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [[0.1] * 30, [2.5]])
 def test_mean_interval_degenerate(values: list[float]) -> None:
     assert mean_interval(np.array(values)) == Interval(values[0], values[0], values[0])
 
