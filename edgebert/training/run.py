@@ -286,7 +286,9 @@ def _held_out(
     if train.held_out == "whole_texts":
         if task.ASKED != "texts":
             raise ConfigError(f"train.held_out: {train.task} is asked {task.ASKED}; expected rows, got whole_texts.")
-        rows = task.encode(texts_of(examples), text, task_settings(task, {}, where="config", prefix=""))
+        # As inside a text, after a space: byte-level vocabularies have other tokens for a text's first word.
+        texts = [f" {t}" if isinstance(t, str) else (f" {t[0]}", f" {t[1]}") for t in texts_of(examples)]
+        rows = task.encode(texts, text, task_settings(task, {}, where="config", prefix=""))
         groups, may_be_held_out = whole_texts([row.ids for row in rows], text.special_ids)
     places = hold_out(groups, (train.tuning_rows, train.calibration_rows), may_be_held_out=may_be_held_out)
     parts = [[examples[place] for place in part] for part in places]

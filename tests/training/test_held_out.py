@@ -90,6 +90,14 @@ def test_whole_texts_as_brute_force_finds_them(rows: list[list[int]]) -> None:
             assert groups[place] == owners[0]
 
 
+def test_too_few_that_may_be_held_out_are_refused() -> None:
+    may_be = np.arange(10) < 5
+
+    with pytest.raises(DataError, match="5 examples may be held out, of which 4 and 3 are asked for"):
+        hold_out(np.arange(10), (4, 3), may_be_held_out=may_be)
+    assert [len(part) for part in hold_out(np.arange(10), (3, 2), may_be_held_out=may_be)] == [3, 2, 5]
+
+
 def test_parts_of_what_is_held_out_are_nowhere() -> None:
     groups = np.repeat(np.arange(20), 3)
     is_whole = np.arange(60) % 3 == 0

@@ -7,15 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint
 from edgebert.config import RunConfig, TrainConfig
-from edgebert.data import read_examples, texts_of
+from edgebert.data import Example, read_examples, texts_of
 from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.methods._program import Batch, Stage
 from edgebert.methods.geep import Geep
 from edgebert.output import Advance, Reporter
+from edgebert.tasks import classification
 from edgebert.text import TextEncoder
 from edgebert.training import loop, run, train_model
 from edgebert.training.rows import Rows
@@ -206,6 +208,23 @@ def test_whole_texts_are_held_out_and_their_parts_left_out(
     train_model(config, tmp_path / "checkpoint", reporter=Listener())
 
     assert said[0] == "plain: 180 rows to train on, 10 held out with 10 parts of them, 2 labels"
+
+
+def test_whole_texts_of_a_vocabulary_whose_tokens_hold_the_space_before_a_word() -> None:
+    letters, word = sorted(pre_tokenizers.ByteLevel.alphabet()), "\u0120film"  # the mark of a space, as it spells it
+    merges = [(word[:end], word[end]) for end in range(1, len(word))]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *letters, *(word[:end] for end in range(2, len(word) + 1))]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    text = TextEncoder(tokenizer.to_str().encode(), max_length=48, pad_token_id=1)
+    examples = [Example(sentence, label="good") for sentence in ("a film to see", "film to see", "film", "a dog")]
+
+    (tuning, *_), parts = run._held_out(
+        examples, classification, text, TrainConfig(held_out="whole_texts", tuning_rows=1)
+    )
+
+    assert {example.text for example in tuning} < {"a film to see", "a dog"}
+    assert parts == (2 if tuning[0].text == "a film to see" else 0)
 
 
 def test_whole_texts_of_questions_refused(
