@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import frontier
-from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import Manifest, Quantization
 from edgebert.data import Example, texts_of
 from edgebert.deployment import add_deployment, spread
@@ -233,7 +232,7 @@ def _check_rivals(against: Sequence[str], bundles: Sequence[str | Path], task: T
         if name in (STATIC_FRONTIER, FIXED_EXITS) and task.per_text is None:
             raise ConfigError(frontier.needs_a_mean(name, task.METRIC))
         if name == STATIC_FRONTIER:
-            if all(open_bundle(path).manifest.method != "plain" for path in bundles if Path(path).is_dir()):
+            if all(find_bundle(path).manifest.method != "plain" for path in bundles):
                 raise ConfigError(frontier.NO_STATIC_BUNDLE)
         elif name != FIXED_EXITS and not Path(name).is_dir():
             raise ConfigError(f"--against {name}: expected {STATIC_FRONTIER}, {FIXED_EXITS} or a bundle folder.")

@@ -136,6 +136,16 @@ def test_evaluate_static_frontier_without_static_bundle(dact_bundle: Path, senti
         evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], against=["static-frontier"])
 
 
+def test_frontier_of_a_static_bundle_on_the_hub(
+    dact_bundle: Path, plain_bundle: Path, sentiment_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgebert.runtime.hub._download", lambda name: plain_bundle)
+
+    result = evaluate_bundle([dact_bundle, "org/plain"], [sentiment_data / "test.tsv"], against=["static-frontier"])
+
+    assert result["rows"][0]["frontier"]["difference"] is not None
+
+
 def test_evaluate_unknown_rival(dact_bundle: Path, sentiment_data: Path) -> None:
     with pytest.raises(ConfigError, match="static-frontier, fixed-exits or a bundle"):
         evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], against=["nothing"])
