@@ -16,7 +16,7 @@ from edgebert import policies
 from edgebert.policies import ExitPosition, Outputs, State, Verdict, own_scores
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"patience": "lower"}
-GRID = [{"patience": patience} for patience in range(12, 0, -1)]
+GRID = [{"patience": patience} for patience in range(24, 0, -1)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
