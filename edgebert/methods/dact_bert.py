@@ -15,6 +15,7 @@ A realisation of the published idea; departures from it, and what the sources le
   there. A linear output on the trunk has to learn that from scratch and stays blurred. `trunk` is the published form.
 - The halting logit starts at `halt_bias` (2) plus that term, so that an undecided row carries on from the first step.
 - Dropout of the encoder's rate before the trunk, in training.
+- New parts learn ten times faster than the encoder (`train.head_learning_rate_factor`); the paper has one rate for all.
 - `exit_loss` and `distillation` are added terms: each unit is also trained as a classifier of its own, and taught by
   the last unit. With both at 0 the loss is the published one.
 - Stage 1 fine-tunes through the last unit's own classifier, since the encoder family's head is not used afterwards.

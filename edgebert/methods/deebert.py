@@ -9,6 +9,7 @@ Departures, and what paper and code leave open:
 - There is no exit of its own after the last layer: the answer there is the final classifier's. The code has one that
   is never trained and may answer all the same.
 - The exits' poolers start from the final classifier's, once that is trained; the code copies the pre-trained one.
+- New parts learn ten times faster than the encoder (`train.head_learning_rate_factor`); the code has one rate for all.
 - A batch may hold several rows, each stops on its own; the code evaluates one row at a time.
 """
 

@@ -9,7 +9,8 @@ run time, searched for after training.
 
 Departures from the paper and its code:
 - Only real tokens count as queries and only real tokens are kept, so that padding changes nothing. The code counts
-  padded queries too (`compat: official`, for comparisons: there padding and batch mates do change what is kept).
+  padded queries too (`compat: official`, for comparisons in torch: there padding and batch mates do
+  change what is kept, and an export is refused).
 - In training, what a token received comes from probabilities without dropout, which is what is seen at run time; the
   code takes them after dropout. It carries no gradient in either.
 - Lengths in training and search are shares of each row's real length, not token counts for one padded length. The
@@ -171,6 +172,8 @@ class DynamicTinyBert(AdaptiveModel):
         where = f"method.teacher: {self.config.teacher}"
         if theirs.vocabulary_size != own.vocabulary_size:
             raise ConfigError(f"{where}: expected {own.vocabulary_size} token ids, got {theirs.vocabulary_size}.")
+        if 2 * theirs.layers < own.layers:  # its embeddings would be matched with the state after a layer
+            raise ConfigError(f"{where}: expected at least {(own.layers + 1) // 2} layers, got {theirs.layers}.")
         if self.config.attention_distillation and theirs.heads != own.heads:
             raise ConfigError(
                 f"{where}: expected {own.heads} attention heads, got {theirs.heads}; "

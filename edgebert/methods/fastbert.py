@@ -14,6 +14,8 @@ Departures, and what paper and code leave open:
 - The distillation loss is KL(teacher || student), summed over students, as in the code; the paper writes the reverse.
 - `teacher_eval` runs the frozen encoder and teacher without dropout during distillation; in the code they keep it.
 - Rows that are distilled are those of the training data; labels are not used for it.
+- In step 1 the teacher learns ten times faster than the encoder (`train.head_learning_rate_factor`); the code has one
+  rate for all there.
 - AdamW corrects its bias, which the code's does not.
 """
 

@@ -15,6 +15,7 @@ A realisation of the published idea; departures from it, and what the abstract l
   the default, as FastBERT's measure and because it is not blind to how sure an answer is.
 - The table counts the occurrences of a token (`count_once`: the rows it occurs in), smoothed towards the distribution
   over all rows with a weight of `smoothing`. It is a dense table inside a graph, not a hash table on a GPU.
+- The classifier learns ten times faster than the encoder (`train.head_learning_rate_factor`).
 - What is made of the table's rows is the policy `predicted_exit`: by default the rounded expected layer with an offset
   and a gain chosen on further held-out rows, and every row stops after its own layer, not after its batch's deepest.
 """

@@ -11,6 +11,8 @@ Departures, and what paper and code leave open:
 - `distillation` is an added term, the mean KL(last exit || exit); 0 is the published loss.
 - `confidence`, the usual rule of early exits, is offered beside `patience` where there are probabilities: with few
   layers patience is coarse.
+- New parts learn ten times faster than the encoder (`train.head_learning_rate_factor`); the code has one rate for all.
+- The shared pooler starts from new weights; the code takes the pre-trained one.
 - The patience is each row's own; the code lets a batch stop only as a whole and evaluates one row at a time.
 """
 

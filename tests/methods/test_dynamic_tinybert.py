@@ -552,6 +552,10 @@ def test_a_teacher_of_another_shape_is_refused(make_encoder: Callable[..., Encod
         model.learn_from(plain.build(make_encoder(heads=2), plain.Config(), 3))
     with pytest.raises(ConfigError, match=r"method.teacher: there: expected \d+ token ids, got 11"):
         model.learn_from(plain.build(make_encoder(vocabulary_size=11), plain.Config(), 3))
+    with pytest.raises(ConfigError, match=r"method.teacher: there: expected at least 3 layers, got 2"):
+        _model(make_encoder(layers=5), teacher="there").learn_from(
+            plain.build(make_encoder(layers=2), plain.Config(), 3)
+        )
 
 
 def test_distillation_without_a_teacher_is_refused(make_encoder: Callable[..., Encoder]) -> None:
