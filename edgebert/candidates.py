@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgebert import registry
 from edgebert.bundle.manifest import Knobs
+from edgebert.errors import DataError, EdgeBertError
+from edgebert.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +35,29 @@ class Candidate:
 
 
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
+
+
+def check_comparable(task: Task, targets: NDArray[Any], where: str) -> None:
+    """Refuses texts on which no setting could be told from another, since the metric is defined on none.
+
+    Raises:
+        DataError: The metric is a correlation, and all targets are equal.
+    """
+    if task.per_text is None and len(np.unique(targets)) < 2:
+        raise DataError(
+            f"{where}: {task.METRIC} needs at least 2 different values to choose settings by, got 1 in {len(targets)} "
+            "rows; give more."
+        )
+
+
+def check_answers(scores: NDArray[Any]) -> None:
+    """Refuses a model whose answers are no numbers: every setting would seem as good as full depth.
+
+    Raises:
+        EdgeBertError: A score is nan.
+    """
+    if np.isnan(scores).any():
+        raise EdgeBertError("at full depth the model's scores are nan; train it again, with a lower learning rate.")
 
 
 def grid_of(policy: str, rule: tuple[str, Knobs]) -> list[Knobs]:

@@ -45,8 +45,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         weight_decay: Decoupled weight decay of the weights that are not biases or norms.
         tuning_rows: Examples held out of train to choose the default operating point; questions over one passage go
             together, and may be some more.
-        held_out: What is held out: any `rows`, or only `whole_texts`, those that are no part of another, and then their
-            parts are not trained on either. For data whose training rows are parts of its texts, as SST-2's are.
+        held_out: What is held out: any `rows`, or only `whole_texts`, those that are no part of another, and then what
+            is part of one of them alone is not trained on either. For data whose training rows are parts of its texts,
+            as SST-2's are.
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
         calibration_rows: Further examples held out of train, for methods that count something after training.
@@ -89,6 +90,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dropout = self.attention_dropout
         _check(dropout is None or 0 <= dropout < 1, "attention_dropout", "0 to less than 1", dropout)
         _check(self.tuning_rows >= 1, "tuning_rows", "1 or more", self.tuning_rows)
+        _check(self.max_drop_points >= 0, "max_drop_points", "0 or more", self.max_drop_points)
         _check(self.calibration_rows >= 0, "calibration_rows", "0 or more", self.calibration_rows)
 
 

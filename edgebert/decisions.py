@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.bundle.manifest import Macs, Step, total
+from edgebert.bundle.manifest import Macs, total
 from edgebert.errors import ConfigError
 from edgebert.policies import (
     Choice,
@@ -159,6 +159,10 @@ class _StepFacts(Protocol):
     def choices(self) -> int: ...
     @property
     def each(self) -> Macs: ...
+    @property
+    def part(self) -> str: ...
+    @property
+    def is_linked(self) -> bool: ...
 
 
 def paths_depend_on_rule(program: Sequence[_StepFacts]) -> bool:
@@ -169,12 +173,12 @@ def paths_depend_on_rule(program: Sequence[_StepFacts]) -> bool:
 
 
 def spent_macs(
-    program: Sequence[Step], policy: Policy, followed: Followed, lengths: NDArray[np.int64]
+    program: Sequence[_StepFacts], policy: Policy, followed: Followed, lengths: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Returns what the engine would spend on each row under a rule, in multiply-accumulates, float64 [rows].
 
     Args:
-        program: A bundle's program whose paths do not depend on the rule.
+        program: A bundle's program, or a method's.
         policy: The rule.
         followed: What it made of the rows.
         lengths: Tokens of each row, int64 [rows].
@@ -185,13 +189,41 @@ def spent_macs(
     for step in program:
         runs = followed.exit_layer >= step.layer
         if step.kind == "layer":
-            runs = followed.path[:, step.layer - 1]
-        elif step.kind == "head":
+            spent += _layer_macs(step, followed, lengths)
+            continue
+        if step.kind == "head":
             runs = followed.exit_layer == step.layer
-        elif step.kind == "exit" and step.graph is not None:
+        elif step.kind == "exit" and not step.is_linked:
             runs = runs & np.bool_(policy.reads(ExitPosition(step.layer, left[step.layer])))
+        elif step.kind == "select" and not policy.selects:
+            continue  # the layer runs as one graph
         spent += runs * step.macs.of(lengths)
     return spent
+
+
+def _layer_macs(step: _StepFacts, followed: Followed, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns what a layer, or a part of one, cost each row; nothing for the one graph that stands for the parts."""
+    if step.part == "fused":
+        return np.zeros(len(lengths))
+    tokens = lengths
+    # A token that is dropped inside a layer has taken part in its attention.
+    through = step.layer - (step.part == "attention")
+    if followed.token_layers is not None and through:
+        tokens = (followed.token_layers >= through).sum(axis=1)
+    macs = step.macs.of(tokens)
+    if step.choice is not None:
+        macs = macs + step.each.of(tokens) * followed.chosen[step.choice][:, step.layer - 1].sum(axis=1)
+    ran: NDArray[np.float64] = followed.path[:, step.layer - 1] * macs
+    return ran
+
+
+def full_macs(program: Sequence[_StepFacts], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns what all layers cost rows of these lengths, in multiply-accumulates, float64 [rows]."""
+    layers = [step for step in program if step.kind == "layer" and step.part != "fused"]
+    full = np.zeros(len(lengths))
+    for step in layers:
+        full += step.macs.of(lengths) + step.choices * step.each.of(lengths)
+    return full
 
 
 def select_position(step: _StepFacts, program: Sequence[_StepFacts]) -> SelectPosition:

@@ -101,6 +101,7 @@ def test_read_config_refused(path: Path, text: str, message: str) -> None:
         "learning_rate: 0.0",
         "warmup_share: 1.5",
         "tuning_rows: 0",
+        "max_drop_points: -0.5",
         "calibration_rows: -1",
         "attention_dropout: 1.0",
     ],

@@ -97,6 +97,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     choices: Size = 0
     each: Macs = Macs()
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the graph before it computes it."""
+        return self.graph is None
+
 
 class EncoderFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The encoder's shape and what it accepts; lengths in tokens.

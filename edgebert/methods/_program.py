@@ -54,6 +54,11 @@ class CompiledStep:
     choices: int = 0
     each: Macs = field(default_factory=Macs)
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether an export puts it into the graph before it, unless told otherwise."""
+        return self.may_link
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import OperatingPoint
+from edgebert.candidates import check_answers, check_comparable
 from edgebert.config import TrainConfig
-from edgebert.decisions import Followed
+from edgebert.decisions import Followed, full_macs, spent_macs
 from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, LengthSearch
 from edgebert.output import Reporter
 from edgebert.policies import DropPosition, Policy, make_policy
@@ -19,7 +20,7 @@ from edgebert.tasks import Task
 from edgebert.text import join_rows
 from edgebert.training.length_search import ALL, Candidate, Lengths, search_lengths
 from edgebert.training.loop import wants_bf16
-from edgebert.training.operating_points import cost_ratios, on_cpu
+from edgebert.training.operating_points import on_cpu
 from edgebert.training.rows import Rows
 
 POLICY = "lengths"
@@ -49,9 +50,14 @@ def choose_lengths(
         size: Rows that run together.
 
     Returns:
-        Every point of the front by what it costs in hundredths of all tokens in all layers, such as `lengths_42`, and
-        as `default` the cheapest one that keeps the metric.
+        Every point of the front by what it costs in hundredths of all tokens in all layers, such as `lengths_42`, the
+        better one where two cost the same, and as `default` the cheapest one that keeps the metric.
+
+    Raises:
+        DataError: The metric of these rows is not defined.
+        EdgeBertError: The model answers with what is no number.
     """
+    check_comparable(task, rows.targets, f"train.tuning_rows={len(rows)}")
     steps = model.steps()
     layers = model.encoder.config.layers
     with on_cpu(model), reporter.track("search lengths", search.evaluations) as advance:
@@ -60,6 +66,8 @@ def choose_lengths(
             policy = make_policy(POLICY, {"lengths": as_knob(lengths)}, exit_layers=())
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=wants_bf16(train)):
                 scores, cost_ratio = _run(search, steps, rows, policy, layers, size)
+            if lengths == (ALL,) * layers:
+                check_answers(scores)
             metric = task.metric(task.predictions(scores, rows.encoded), rows.targets)
             advance(1, f"{task.METRIC} {metric:.4f} at {cost_ratio:.2f} of the cost")
             return cost_ratio, metric
@@ -73,9 +81,9 @@ def choose_lengths(
             seed=seed,
         )
     chosen_on = f"{len(rows)} rows of train; all tokens have {task.METRIC} {full_metric:.4f}"
-    points = {f"{POLICY}_{round(100 * found.cost):02d}": _point(found, layers, chosen_on) for found in reversed(front)}
+    points = {f"{POLICY}_{round(100 * found.cost):02d}": _point(found, layers, chosen_on) for found in front}
     kept = next(found for found in front if found.metric >= full_metric - train.max_drop_points / 100)
-    return {"default": _point(kept, layers, chosen_on), **points}
+    return {"default": _point(kept, layers, chosen_on), **dict(reversed(points.items()))}
 
 
 def as_knob(lengths: Lengths) -> str:
@@ -101,15 +109,17 @@ def _point(found: Candidate, layers: int, chosen_on: str) -> OperatingPoint:
 def _run(
     search: LengthSearch, steps: Sequence[CompiledStep], rows: Rows, policy: Policy, layers: int, size: int
 ) -> tuple[NDArray[Any], float]:
-    """Returns the scores of all rows under a policy, and the mean share of the full cost."""
-    scores, ratios = [], []
+    """Returns the scores of all rows under a policy, and the share of the full cost."""
+    scores = []
+    spent = full = 0.0
     for places, batch in rows.batches(size):
         length = batch.attention_mask.sum(dim=1).numpy()
         keep = [np.minimum(policy.keep(DropPosition(layer, layers), length), length) for layer in range(1, layers + 1)]
         answers = search.answer_at(batch, [torch.from_numpy(count) for count in keep])
         scores.append((places, answers.float().numpy()))
-        ratios.append(cost_ratios(steps, batch, _followed(keep, batch)))
-    return join_rows(scores, len(rows)), float(np.concatenate(ratios).mean())
+        spent += spent_macs(steps, policy, _followed(keep, batch), length).sum()
+        full += full_macs(steps, length).sum()
+    return join_rows(scores, len(rows)), float(spent / full)
 
 
 def _followed(keep: Sequence[NDArray[np.int64]], batch: Batch) -> Followed:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgebert.bundle.manifest import Knobs, OperatingPoint, exit_layers_of
-from edgebert.candidates import Candidate, cheapest_that_keeps, grid_of
-from edgebert.decisions import Decision, Followed, follow, paths_depend_on_rule
-from edgebert.methods._program import Batch, CompiledStep
+from edgebert.candidates import Candidate, cheapest_that_keeps, check_answers, check_comparable, grid_of
+from edgebert.decisions import Decision, follow, full_macs, paths_depend_on_rule, spent_macs
+from edgebert.methods._program import CompiledStep
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.tasks import Task
@@ -33,6 +33,8 @@ def choose_operating_points(
 ) -> dict[str, OperatingPoint]:
     """Chooses, for every policy with a grid, the cheapest setting that keeps the metric.
 
+    Where none does, `default` is full depth, and another policy gets no point.
+
     Args:
         model: The trained model.
         steps: Its program.
@@ -41,12 +43,18 @@ def choose_operating_points(
         policies: The method's policies; the rule's choice is called `default`, any other by the policy's name.
         task: Says what the scores mean.
         max_drop_points: How much of the full-depth metric may be lost, in hundredths.
+
+    Raises:
+        DataError: The metric of these rows is not defined.
+        EdgeBertError: The model answers with what is no number.
     """
+    check_comparable(task, rows.targets, f"train.tuning_rows={len(rows)}")
     if rule[0] == "never":
         return {"default": OperatingPoint(policy="never", knobs={})}
     layers = max(step.layer for step in steps)
     exit_layers = exit_layers_of([(step.kind, step.layer) for step in steps])
     recorded = None if paths_depend_on_rule(steps) else record_decisions(model, steps, rows)
+    lengths = np.array([len(row.ids) for row in rows.encoded])
 
     def measure(policy: str, knobs: Knobs) -> Candidate:
         made = make_policy(policy, knobs, exit_layers=exit_layers, rule=rule)
@@ -55,7 +63,9 @@ def choose_operating_points(
         else:
             followed = follow(made, recorded, layers)
             scores, path = followed.scores, followed.path
-            cost_ratio = float(path.mean())
+            cost_ratio = float(spent_macs(steps, made, followed, lengths).sum() / full_macs(steps, lengths).sum())
+        if policy == "never":
+            check_answers(scores)
         return Candidate(
             policy=policy,
             knobs=knobs,
@@ -64,22 +74,28 @@ def choose_operating_points(
             cost_ratio=cost_ratio,
         )
 
-    full = measure("never", {}).metric
+    full = measure("never", {})
     points = {}
     for policy in policies:
         settings = grid_of(policy, rule) or ([rule[1]] if policy == rule[0] else [])
         measured = [measure(policy, knobs) for knobs in settings]
-        if measured:
-            kept = cheapest_that_keeps(measured, full - max_drop_points / 100) or measured[0]
-            points["default" if policy == rule[0] else policy] = OperatingPoint(
-                policy=policy,
-                knobs=kept.knobs,
-                chosen_on=f"{len(rows)} rows of train; full depth has {task.METRIC} {full:.4f}",
-                metric=kept.metric,
-                mean_layers=kept.mean_layers,
-                cost_ratio=kept.cost_ratio,
-            )
+        kept = cheapest_that_keeps(measured, full.metric - max_drop_points / 100)
+        if policy == rule[0]:
+            points["default"] = _point(kept or full, rows, task, full)
+        elif kept is not None:
+            points[policy] = _point(kept, rows, task, full)
     return points
+
+
+def _point(found: Candidate, rows: Rows, task: Task, full: Candidate) -> OperatingPoint:
+    return OperatingPoint(
+        policy=found.policy,
+        knobs=found.knobs,
+        chosen_on=f"{len(rows)} rows of train; full depth has {task.METRIC} {full.metric:.4f}",
+        metric=found.metric,
+        mean_layers=found.mean_layers,
+        cost_ratio=found.cost_ratio,
+    )
 
 
 def run_rule(
@@ -89,40 +105,20 @@ def run_rule(
 
     Returns:
         The scores, float [rows, ...], the layers each row ran, bool [rows, layers], and the multiply-accumulates of
-        what ran over those of all layers, a mean over rows.
+        what ran on all rows over those of all layers.
     """
-    scores, paths, ratios = [], [], []
+    scores, paths = [], []
+    spent = full = 0.0
     with on_cpu(model):
         for places, batch in rows.batches(size):
             _, followed = run_reference(steps, batch, policy)
             assert followed is not None
             scores.append((places, followed.scores))
             paths.append((places, followed.path))
-            ratios.append(cost_ratios(steps, batch, followed))
-    return join_rows(scores, len(rows)), join_rows(paths, len(rows)), float(np.concatenate(ratios).mean())
-
-
-def cost_ratios(steps: Sequence[CompiledStep], batch: Batch, followed: Followed) -> NDArray[np.float64]:
-    """Returns each row's multiply-accumulates over those of all layers, float64 [rows], by what a rule made of it."""
-    length = batch.attention_mask.sum(dim=1).cpu().numpy()
-    spent, full = np.zeros(len(length)), np.zeros(len(length))
-    for step in steps:
-        tokens, runs = length, step.layer <= followed.exit_layer
-        if step.part == "fused":
-            continue  # its parts are counted
-        if step.kind != "layer":
-            spent += runs * step.macs.of(tokens)
-            continue
-        full += step.macs.of(length) + step.choices * step.each.of(length)
-        # A token that is dropped inside a layer has taken part in its attention.
-        through = step.layer - (step.part == "attention")
-        if followed.token_layers is not None and through:
-            tokens = (followed.token_layers >= through).sum(axis=1)
-        cost = step.macs.of(tokens)
-        if step.choice is not None:
-            cost += step.each.of(tokens) * followed.chosen[step.choice][:, step.layer - 1].sum(axis=1)
-        spent += followed.path[:, step.layer - 1] * cost
-    return spent / full
+            lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
+            spent += spent_macs(steps, policy, followed, lengths).sum()
+            full += full_macs(steps, lengths).sum()
+    return join_rows(scores, len(rows)), join_rows(paths, len(rows)), float(spent / full)
 
 
 def record_decisions(model: nn.Module, steps: Sequence[CompiledStep], rows: Rows, size: int = 64) -> list[Decision]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Knobs
-from edgebert.candidates import Candidate, grid_of, series_of, subdivide
+from edgebert.candidates import Candidate, check_answers, check_comparable, grid_of, series_of, subdivide
 from edgebert.decisions import Decision, follow, paths_depend_on_rule, spent_macs
 from edgebert.errors import ConfigError, suggestion
 from edgebert.output import Reporter
@@ -55,6 +55,8 @@ class Trials:
         self.manifest = model.manifest
         self.rule = self.manifest.rule.policy, self.manifest.rule.knobs
         self.lengths = np.array([len(row.ids) for row in encoded])
+        if targets is not None:
+            check_comparable(model.task, targets, f"{len(encoded)} texts to tune on")
         self.recorded: list[Decision] | None = None
         if not paths_depend_on_rule(self.manifest.program):
             self.recorded = record_decisions(model, encoded, BATCH_SIZE, reporter)
@@ -117,6 +119,8 @@ class Trials:
             self.model.set_policy(name, **knobs)
             outcome = self.model.run_encoded(self.encoded, batch_size=BATCH_SIZE)
             scores, path, macs = outcome.scores, outcome.path, outcome.macs
+        if name == "never":
+            check_answers(scores)
         predictions = self.model.task.predictions(scores, self.encoded)
         return Trial(
             policy=name,

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgebert.bundle.manifest import Macs, Step
-from edgebert.decisions import Followed
+from edgebert.decisions import Followed, spent_macs
 from edgebert.methods._program import Batch, CompiledStep
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.outcome import Outcome
-from edgebert.training.operating_points import cost_ratios
 from edgebert.verify import differing_rows
 
 LAYERS, WIDTH, PIECES = 3, 8, 4
@@ -179,11 +178,11 @@ def _inputs(lengths: Sequence[int], seed: int, padding: int = 0) -> dict[str, An
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
-def _reference(steps: Sequence[CompiledStep], inputs: dict[str, Any], policy: Policy) -> tuple[Followed, Batch]:
+def _reference(steps: Sequence[CompiledStep], inputs: dict[str, Any], policy: Policy) -> Followed:
     batch = Batch(**{name: torch.from_numpy(value) for name, value in inputs.items()})
     _, followed = run_reference(steps, batch, policy)
     assert followed is not None
-    return followed, batch
+    return followed
 
 
 def _agree(outcome: Outcome, followed: Followed) -> None:
@@ -207,12 +206,11 @@ def test_rows_drop_their_own_tokens_whoever_shares_the_batch(
 
     outcome = engine.run(inputs, policy)
 
-    followed, batch = _reference(dropping, inputs, policy)
+    followed = _reference(dropping, inputs, policy)
     _agree(outcome, followed)
     assert outcome.token_layers is not None
     assert (outcome.token_layers[inputs["attention_mask"] == 0] == 0).all()
-    full = sum(step.macs.of(lengths) for step in dropping if step.kind == "layer")
-    assert outcome.macs / full == pytest.approx(cost_ratios(dropping, batch, followed))
+    assert outcome.macs == pytest.approx(spent_macs(dropping, policy, followed, np.array(lengths)))
     for place, length in enumerate(lengths):
         alone = {name: value[place : place + 1, :length] for name, value in inputs.items()}
         own = engine.run(alone, policy)
@@ -268,18 +266,14 @@ def test_rows_run_their_own_pieces_whoever_shares_the_batch(
 
     outcome = engine.run(inputs, policy)
 
-    followed, batch = _reference(selecting, inputs, policy)
+    followed = _reference(selecting, inputs, policy)
     _agree(outcome, followed)
     chosen = outcome.chosen["block_choice"]
     if not exact:
         assert (chosen.sum(axis=2) == max(1, round(width * PIECES))).all()
     selects = sum(call.graph.startswith("select") for call in outcome.calls)
     assert selects == (0 if width == 1 else LAYERS)
-    if width < 1:
-        full = sum(
-            step.macs.of(lengths) + step.choices * step.each.of(lengths) for step in selecting if step.kind == "layer"
-        )
-        assert outcome.macs / full == pytest.approx(cost_ratios(selecting, batch, followed))
+    assert outcome.macs == pytest.approx(spent_macs(selecting, policy, followed, np.array(lengths)))
     for place, length in enumerate(lengths):
         own = engine.run({name: value[place : place + 1, :length] for name, value in inputs.items()}, policy)
         assert (own.chosen["block_choice"][0] == chosen[place]).all()

@@ -18,8 +18,9 @@ from edgebert.output import Reporter
 from edgebert.policies import make_policy
 from edgebert.tasks import classification
 from edgebert.text import TextEncoder
-from edgebert.training import train_model
+from edgebert.training import length_points, train_model
 from edgebert.training.length_points import choose_lengths
+from edgebert.training.length_search import Candidate
 from edgebert.training.operating_points import run_rule
 from edgebert.training.rows import Rows
 
@@ -74,6 +75,32 @@ def test_default_is_the_cheapest_point_that_keeps_the_metric(chosen: tuple[float
     assert {name for name in points if name != "default"} == {f"lengths_{round(100 * p.cost_ratio):02d}" for p in front}
     assert f"{80} rows of train; all tokens have accuracy {full:.4f}" == points["default"].chosen_on
     assert allowed < 100 or points["default"].cost_ratio < 0.8
+
+
+def test_of_two_points_that_cost_the_same_the_better_one_is_kept(
+    model: DynamicTinyBert, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = [
+        Candidate(lengths=(100, 20, 5), cost=0.621, metric=0.7),
+        Candidate(lengths=(100, 20, 6), cost=0.623, metric=0.8),
+        Candidate(lengths=(100, 100, 100), cost=1.0, metric=0.9),
+    ]
+    monkeypatch.setattr(length_points, "search_lengths", lambda *_, **__: front)
+    assert model.length_search is not None
+
+    points = choose_lengths(
+        model,
+        model.length_search,
+        rows,
+        task=classification,
+        train=TrainConfig(max_drop_points=100.0, precision="fp32"),
+        reporter=Reporter(),
+    )
+
+    assert {name: point.metric for name, point in points.items() if name != "default"} == {
+        "lengths_100": 0.9,
+        "lengths_62": 0.8,
+    }
 
 
 @pytest.mark.parametrize("search", ["evolution", "tpe", "none"])

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from edgebert.checkpoint import load_checkpoint
 from edgebert.data import read_examples, texts_of
 from edgebert.decisions import follow
-from edgebert.policies import make_policy
-from edgebert.tasks import classification
+from edgebert.errors import DataError, EdgeBertError
+from edgebert.policies import confidence, halting, make_policy
+from edgebert.tasks import classification, regression
 from edgebert.text import TextEncoder
 from edgebert.training.operating_points import choose_operating_points, record_decisions
 from edgebert.training.rows import Rows
@@ -55,7 +57,7 @@ def setting(dact_checkpoint: Path, sentiment_data: Path, tiny_tokenizer: bytes) 
 
 
 def test_points_are_the_rules_default_and_one_for_each_policy_with_a_grid(setting: Setting) -> None:
-    points = setting.points(drop=0.5)
+    points = setting.points(drop=30.0)
 
     assert sorted(points) == ["confidence", "default"]
     assert points["default"].policy == "halting"
@@ -86,10 +88,53 @@ def test_points_default_is_no_dearer_than_the_sound_rule(setting: Setting) -> No
     assert setting.points(drop=0.0)["default"].mean_layers <= sound
 
 
-def test_points_without_any_that_keeps_the_metric_take_the_costliest(setting: Setting) -> None:
-    points = setting.points(drop=-200.0, policies=("confidence",))
+def test_points_without_any_that_keeps_the_metric_are_full_depth(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halting, "GRID", [{"slack": 24.0}])
+    monkeypatch.setattr(confidence, "GRID", [{"threshold": 0.1}])
 
-    assert points["confidence"].knobs == {"threshold": 0.999}
+    points = setting.points(drop=0.0)
+
+    assert {name: (point.policy, point.mean_layers) for name, point in points.items()} == {"default": ("never", 3.0)}
+    assert points["default"].metric == 171 / 200
+
+
+def test_points_say_what_the_engine_would_spend(setting: Setting) -> None:
+    steps, lengths = setting.model.steps(), np.array([len(row.ids) for row in setting.rows.encoded])
+    decisions = record_decisions(setting.model, steps, setting.rows)
+
+    for point in setting.points(drop=5.0).values():
+        policy = make_policy(point.policy, point.knobs, exit_layers=LAYERS, rule=RULE)
+        stops = follow(policy, decisions, 3).exit_layer
+        runs = {step.file: stops >= step.layer for step in steps if step.kind in ("layer", "exit")}
+        spent = sum((runs[step.file] * step.macs.of(lengths)).sum() for step in steps if step.file in runs)
+        full = sum(step.macs.of(lengths).sum() for step in steps if step.kind == "layer")
+        assert point.cost_ratio == pytest.approx(spent / full)
+
+
+def test_points_of_a_model_that_answers_nan_are_refused(setting: Setting) -> None:
+    model = copy.deepcopy(setting.model)
+    with torch.no_grad():
+        model.units[-1].label.bias.fill_(float("nan"))
+
+    with pytest.raises(EdgeBertError, match="scores are nan; train it again"):
+        Setting(model, setting.rows).points(drop=0.5)
+
+
+def test_points_of_values_that_are_all_equal_are_refused(setting: Setting) -> None:
+    rows = Rows(setting.rows.encoded[:3], np.full(3, 2.5), setting.rows.text)
+
+    with pytest.raises(DataError, match="pearson needs at least 2 different values to choose settings by, got 1 in 3"):
+        choose_operating_points(
+            setting.model,
+            setting.model.steps(),
+            rows,
+            rule=RULE,
+            policies=("halting",),
+            task=regression,
+            max_drop_points=0.5,
+        )
 
 
 def test_points_of_a_static_model(plain_checkpoint: Path, setting: Setting) -> None:

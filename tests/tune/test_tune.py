@@ -629,6 +629,16 @@ def test_nothing_is_promised_where_scales_span_the_batch(
     assert tune_bundle(static, data, guarantee=(0.3, 0.3), settings=QUICK)["points"][0]["guarantee"] is not None
 
 
+def test_values_that_are_all_equal_are_refused(save_tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    points = {"default": OperatingPoint(policy="patience", knobs={"patience": 1})}
+    checkpoint = save_tiny_checkpoint({"name": "pabee"}, points, task="regression")
+    bundle = export_model(checkpoint, tmp_path / "bundle").path
+    (tmp_path / "one.tsv").write_text("text\tlabel\na film\t3.5\n")
+
+    with pytest.raises(DataError, match="pearson needs at least 2 different values to choose settings by, got 1 in 1"):
+        tune_bundle(bundle, tmp_path / "one.tsv", settings=QUICK)
+
+
 def test_what_was_tuned_takes_no_part_in_the_order_of_a_guarantee(
     bundles: Callable[[str], Path], sentiment_data: Path, tmp_path: Path
 ) -> None:
