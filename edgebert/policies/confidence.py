@@ -55,14 +55,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The knob.
 
     Attributes:
-        threshold: Stop at a probability of at least this, 0 to 1. Above 1 no row stops early.
+        threshold: Stop at a probability of at least this, 0 to 1. Above 1, up to 2, no row stops early.
     """
 
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.threshold >= 0:
-            raise ValueError(f"threshold: expected 0 or more, got {self.threshold}")
+        if not 0 <= self.threshold <= 2:
+            raise ValueError(f"threshold: expected 0 to 1, or at most 2 to stop no row, got {self.threshold}")
 
 
 class Policy(policies.Policy):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from edgebert.arguments import check_name
 from edgebert.bundle.manifest import Manifest, OperatingPoint
 from edgebert.errors import ConfigError, suggestion
@@ -55,6 +57,7 @@ def make_point(manifest: Manifest, point: OperatingPoint, knobs: Mapping[str, An
         ConfigError: A knob is unknown, or a value makes no sense.
     """
     rule = manifest.rule
-    point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **knobs})
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in knobs.items()}
+    point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **given})
     policy = make_policy(point.policy, point.knobs, exit_layers=manifest.exit_layers, rule=(rule.policy, rule.knobs))
     return policy, point

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from edgebert.decisions import replay
+from edgebert.errors import ConfigError
 from edgebert.policies import make_policy
 
 # Largest probability of each row at the exits of layers 1, 2 and 3, and the label that has it.
@@ -65,3 +66,8 @@ def test_confidence_stops_above_what_it_is_told() -> None:
 
         assert np.array_equal(policy.certainty(exits), largest)
         assert np.array_equal(layers == 1, largest > border)
+
+
+def test_a_percentage_is_refused() -> None:
+    with pytest.raises(ConfigError, match="threshold: expected 0 to 1, or at most 2 to stop no row, got 90"):
+        make_policy("confidence", {"threshold": 90.0}, exit_layers=[1, 2])

@@ -28,8 +28,16 @@ EXITS: list[Outputs] = [
         ("confidense", {}, "unknown policy 'confidense'. Did you mean 'confidence'?"),
         ("confidence", {"treshold": 0.9}, "policy confidence: unknown key 'treshold'. Did you mean 'threshold'?"),
         ("confidence", {"threshold": "0.9"}, "policy confidence: threshold: expected `float`, got `str`"),
-        ("confidence", {"threshold": -0.1}, "policy confidence: threshold: expected 0 or more, got -0.1"),
-        ("confidence", {"threshold": float("nan")}, "policy confidence: threshold: expected 0 or more, got nan"),
+        (
+            "confidence",
+            {"threshold": -0.1},
+            "policy confidence: threshold: expected 0 to 1, or at most 2 to stop no row, got -0.1",
+        ),
+        (
+            "confidence",
+            {"threshold": float("nan")},
+            "policy confidence: threshold: expected 0 to 1, or at most 2 to stop no row, got nan",
+        ),
         ("halting", {"slack": -1}, "policy halting: slack: expected 0 or more, got -1.0"),
         ("halting", {"bound": "loose"}, "policy halting: bound: invalid enum value 'loose'"),
         ("halting", {"threshold": 0.9}, "policy halting: unknown key 'threshold'."),

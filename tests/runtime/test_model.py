@@ -313,6 +313,15 @@ def test_set_policy_knob_keeps_the_other_knobs(model: EdgeModel) -> None:
     assert model.policy.knobs == {"slack": 0.4, "bound": "tight"}
 
 
+def test_set_policy_takes_numbers_of_numpy(dact_bundle: Path) -> None:
+    with EdgeModel.from_pretrained(dact_bundle, threads=1) as model:
+        model.set_policy("confidence", threshold=np.float32(0.5))
+        assert model.policy.knobs == {"threshold": 0.5}
+        assert type(model.policy.knobs["threshold"]) is float
+        model.set_policy("fixed", layer=np.int64(1))
+        assert {p.layers_run for p in model(["a film", "a dull film"])} == {1}
+
+
 def test_set_policy_changes_the_answers(model: EdgeModel, texts: list[str]) -> None:
     before = [result.exit_layer for result in model(texts)]
 
@@ -328,7 +337,7 @@ def test_set_policy_changes_the_answers(model: EdgeModel, texts: list[str]) -> N
         (None, {"treshold": 0.9}, r"unknown knob 'treshold'\. Did you mean 'threshold'\?"),
         (None, {"threshold": 0.9, "layer": 2}, "no policy of dact_bert has the knobs layer, threshold together"),
         ("halting", {"threshold": 0.9}, "policy halting: unknown key 'threshold'"),
-        (None, {"threshold": -1}, "policy confidence: threshold: expected 0 or more"),
+        (None, {"threshold": -1}, "policy confidence: threshold: expected 0 to 1, or at most 2"),
         ("fixed", {"layer": 4}, "policy fixed: layer: the model can stop after layers 1, 2, 3, got 4"),
     ],
 )
