@@ -247,7 +247,8 @@ def _examples(config: RunConfig, task: Task) -> list[Example]:
     if len(examples) <= tuning + calibration:
         held_out = f"train.tuning_rows={tuning}" + (f" and train.calibration_rows={calibration}" if calibration else "")
         raise DataError(
-            f"{config.train.data}: {len(examples)} training rows, of which {held_out} would be held out; lower it."
+            f"{config.train.data}: {len(examples)} training rows, of which {held_out} would be held out; "
+            f"lower it, such as --set train.tuning_rows={max(1, len(examples) // 5)}."
         )
     return examples
 
