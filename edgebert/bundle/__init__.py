@@ -44,7 +44,7 @@ SIGNATURE_NAME = "model.sig"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder and its checked manifest."""
+    """An opened bundle: its folder, absolute since a process may go elsewhere, and its checked manifest."""
 
     path: Path
     manifest: Manifest
@@ -120,4 +120,4 @@ def open_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{root / missing[0]}: missing; the bundle is incomplete.")
     if extra := sorted(present - listed):
         raise BundleError(f"{root / extra[0]}: not listed in the manifest; remove it.")
-    return Bundle(root, manifest)
+    return Bundle(root.absolute(), manifest)

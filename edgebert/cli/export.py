@@ -90,7 +90,7 @@ def command(
         made = single.write(checkpoint, target) if layout == "single" else single.add(checkpoint, target)
     else:
         made = _export(checkpoint, target, layout, single, config, overrides, method)
-    _report(made, as_json=as_json)
+    _report(made, target, as_json=as_json)
 
 
 def _export(
@@ -159,21 +159,21 @@ class _Single:
         return importlib.import_module("edgebert.single")
 
 
-def _report(made: Bundle | Path, *, as_json: bool) -> None:
-    """Says what was made, and what can be done with it."""
+def _report(made: Bundle | Path, target: Path, *, as_json: bool) -> None:
+    """Says what was made, under the name the user gave it, and what can be done with it."""
     if isinstance(made, Path):
         size_bytes = made.stat().st_size
-        click.echo(f"{made}: {size_bytes / 1e6:.1f} MB, for batch 1, in any ONNX Runtime", err=True)
+        click.echo(f"{target}: {size_bytes / 1e6:.1f} MB, for batch 1, in any ONNX Runtime", err=True)
         if as_json:
-            print_json({"schema": "edgebert.single/1", "file": str(made), "bytes": size_bytes})
+            print_json({"schema": "edgebert.single/1", "file": str(target), "bytes": size_bytes})
         return
-    click.echo(f"{made.path}: {len(made.manifest.files)} files, {made.size_bytes / 1e6:.1f} MB of graphs", err=True)
+    click.echo(f"{target}: {len(made.manifest.files)} files, {made.size_bytes / 1e6:.1f} MB of graphs", err=True)
     if as_json:
         from edgebert.describe import describe_bundle
 
-        print_json(describe_bundle(made.path))
+        print_json(describe_bundle(target))
     from edgebert.tasks import load_task
 
     arguments = load_task(made.manifest.task).ARGUMENTS
-    follow = f"run {made.path} {arguments}" if made.has("tokenizer.json") else f"bench {made.path}"
+    follow = f"run {target} {arguments}" if made.has("tokenizer.json") else f"bench {target}"
     say_next(f"edgebert {follow}")

@@ -472,6 +472,20 @@ def test_save_pretrained_round_trip(copy: Path, tmp_path: Path, texts: list[str]
         assert model(texts) == expected
 
 
+def test_model_opened_by_a_relative_path_outlives_a_change_of_folder(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with EdgeModel.from_pretrained(copy.name, threads=1, memory_budget_mb=100) as model:
+        monkeypatch.chdir(elsewhere)
+
+        assert model("a gripping film").tokens == 5
+        assert model.save_pretrained("saved").resolve() == elsewhere / "saved"
+
+
 def test_save_pretrained_existing_folder(model: EdgeModel, copy: Path) -> None:
     with pytest.raises(EdgeBertError, match="copy: exists already; use --force to replace it"):
         model.save_pretrained(copy)
