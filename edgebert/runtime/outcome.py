@@ -66,8 +66,9 @@ class Outcome:
         """How many tokens of each row went on from each layer, int64 [rows, layers]; None where none can be dropped."""
         if self.token_layers is None:
             return None
-        layers = np.arange(1, self.path.shape[1] + 1)
-        went_on: NDArray[np.int64] = (self.token_layers[:, :, None] >= layers).sum(axis=1)
+        went_on = np.zeros(self.path.shape, np.int64)
+        for layer in range(self.path.shape[1]):
+            went_on[:, layer] = (self.token_layers > layer).sum(axis=1)
         return went_on
 
     def answer(self, places: NDArray[np.int64], scores: NDArray[Any], layer: int) -> None:
@@ -84,20 +85,13 @@ class Outcome:
         self.chosen[name][places, layer - 1] = pieces
 
     def put(self, places: NDArray[np.int64], part: Outcome) -> None:
-        """Writes down what happened to some rows that were a batch of their own, but for their scores.
+        """Writes down what happened to some rows that were a batch of their own, but for scores and token layers.
 
-        Those of different batches may differ in size; see `edgebert.text.join_rows`.
+        Those of different batches may differ in size, and are joined once all are there: `edgebert.text.join_rows`.
         """
         for name, pieces in part.chosen.items():
             every = self.chosen.setdefault(name, np.zeros((len(self.path), *pieces.shape[1:]), np.bool_))
             every[places] = pieces
-        if part.token_layers is not None:
-            width = max(part.token_layers.shape[1], 0 if self.token_layers is None else self.token_layers.shape[1])
-            wider = np.zeros((len(self.path), width), np.int64)
-            if self.token_layers is not None:
-                wider[:, : self.token_layers.shape[1]] = self.token_layers
-            wider[places, : part.token_layers.shape[1]] = part.token_layers
-            self.token_layers = wider
         self.exit_layer[places] = part.exit_layer
         self.path[places] = part.path
         self.macs[places] += part.macs

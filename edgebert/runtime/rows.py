@@ -55,15 +55,19 @@ def run_rows(
         depths=None if plan is None else plan.sum(axis=1),
         cut_depths=policy.needs_equal_plans,
     )
-    scores = []
+    scores, token_layers = [], []
     for places in _progress(groups, n, show_progress):
         inputs = pad([encoded[i] for i in places])
         with inside_model():
             part = engine.run(inputs, policy, compact=compact, plan=None if plan is None else plan[places])
         outcome.put(places, part)
         scores.append((places, part.scores))
+        if part.token_layers is not None:
+            token_layers.append((places, part.token_layers))
     if scores:
         outcome.scores = join_rows(scores, n)
+    if token_layers:
+        outcome.token_layers = join_rows(token_layers, n)
     return outcome
 
 

@@ -1,5 +1,7 @@
 """Pieces chosen and tokens dropped inside a layer: the engine against the torch interpreter, without any export."""
 
+import time
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.outcome import Outcome
+from edgebert.runtime.rows import run_rows
+from edgebert.text import Encoded
 from edgebert.verify import differing_rows
 
 LAYERS, WIDTH, PIECES = 3, 8, 4
@@ -280,16 +284,61 @@ def test_rows_run_their_own_pieces_whoever_shares_the_batch(
         assert own.scores[0] == pytest.approx(outcome.scores[place], abs=1e-5)
 
 
-def test_outcomes_of_batches_come_together_in_one(dropping: list[CompiledStep]) -> None:
-    policy = make_policy("lengths", {"lengths": "3"}, exit_layers=())
-    engine = _engine(dropping)
-    parts = [engine.run(_inputs(lengths, 0), policy) for lengths in ([4], [9, 7])]
-    together = Outcome.empty(3, LAYERS)
+def _in_batches(engine: Any, lengths: Sequence[int], *, batch_size: int) -> Outcome:
+    """Runs rows of the ids 1, 2, 3, ... in the order given."""
 
-    together.put(np.array([1]), parts[0])
-    together.put(np.array([2, 0]), parts[1])
+    def pad(rows: Sequence[Encoded]) -> dict[str, Any]:
+        width = max(len(row.ids) for row in rows)
+        ids = np.array([row.ids + [0] * (width - len(row.ids)) for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+
+    rows = [Encoded(list(range(1, length + 1)), [0] * length, False) for length in lengths]
+    policy = make_policy("lengths", {"lengths": "3"}, exit_layers=())
+    return run_rows(engine, policy, rows, pad=pad, batch_size=batch_size, sort=False, compact=True, show_progress=False)
+
+
+def test_outcomes_of_batches_come_together_in_one(dropping: list[CompiledStep]) -> None:
+    engine = _engine(dropping)
+
+    together = _in_batches(engine, [4, 9, 7], batch_size=2)
 
     assert together.token_layers is not None
     assert together.token_layers.shape == (3, 9)
-    assert (together.token_layers[[2, 0]] == parts[1].token_layers).all()
-    assert together.token_layers[1].tolist() == [*parts[0].token_layers[0].tolist(), 0, 0, 0, 0, 0]  # type: ignore[index]
+    for place, length in enumerate([4, 9, 7]):
+        (alone,) = _in_batches(engine, [length], batch_size=1).token_layers  # type: ignore[misc]
+        assert together.token_layers[place].tolist() == [*alone.tolist(), *[0] * (9 - length)]
+
+
+class Fast:
+    """An engine that does nothing, and says so of every token."""
+
+    layers, plans_ahead = 1, False
+
+    def run(self, inputs: dict[str, Any], policy: Policy, **options: Any) -> Outcome:
+        outcome = Outcome.empty(len(inputs["input_ids"]), self.layers)
+        outcome.token_layers = np.ones((len(inputs["input_ids"]), 600), np.int64)
+        return outcome
+
+
+def test_a_batch_takes_no_longer_because_of_the_rows_before_it() -> None:
+    start = time.process_time()
+
+    outcome = _in_batches(Fast(), [2] * 4000, batch_size=1)
+
+    assert time.process_time() - start < 3  # 10 or more when every batch copies what is there
+    assert outcome.token_layers is not None
+    assert outcome.token_layers.sum() == 600 * 4000
+
+
+def test_tokens_of_a_layer_are_counted_in_the_memory_of_one_layer() -> None:
+    outcome = Outcome.empty(1000, 20)
+    outcome.token_layers = np.tile(np.arange(100) % 21, (1000, 1))
+    tracemalloc.start()
+
+    went_on = outcome.layer_tokens
+
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert went_on is not None
+    assert went_on[7].tolist() == [int((np.arange(100) % 21 >= layer).sum()) for layer in range(1, 21)]
+    assert peak_bytes < 1000 * 100 * 10  # a byte for each row, token and layer would be twice as much
