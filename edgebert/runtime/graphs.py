@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -79,7 +80,8 @@ class Shelf:
         self._on_drop = on_drop
         self._lock = threading.RLock()  # itself a context: a Condition as one can be left locked by an interrupt
         self._changed = threading.Condition(self._lock)
-        self._loaded: dict[LateGraph, int] = {}
+        # Weak, since a graph knows its shelf: sessions must not wait for a collection of cycles to be let go.
+        self._loaded: weakref.WeakKeyDictionary[LateGraph, int] = weakref.WeakKeyDictionary()
         self._peak_bytes = 0
         self._loads = 0
         self._drops = 0

@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -194,6 +196,19 @@ def test_layers_that_no_text_needs_are_never_loaded(dact_bundle: Path) -> None:
         assert len(model.graphs) > 3
         assert {path for path in loaded if "layer" in path} == {"graphs/layer_00.onnx"}
         assert model.memory.loads == len(loaded)
+
+
+def test_a_model_that_is_let_go_takes_its_sessions_with_it_at_once(dact_bundle: Path) -> None:
+    model = EdgeModel.from_pretrained(dact_bundle, threads=1, memory_budget_mb=1000)
+    sessions = [weakref.ref(graph.load()) for graph in model.graphs.values() if isinstance(graph, LateGraph)]
+    gc.disable()
+
+    del model
+
+    gone = [session() is None for session in sessions]
+    gc.enable()
+    assert gone == [True] * len(sessions)
+    assert sessions
 
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan")])
