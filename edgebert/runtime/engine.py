@@ -372,7 +372,8 @@ def _gate(ready: _Ready, rows: _Rows) -> None:
     executed = rows.outcome.path[rows.places].sum(axis=1)
     if rows.wanted is None:
         rows.wanted = np.ones_like(rows.outcome.path)
-    rows.wanted[rows.places, layer - 1] = rows.policy.gate(rows.run(ready, None), position, executed)
+    outputs = rows.run(ready, None) or rows.values  # a linked gate has been computed already
+    rows.wanted[rows.places, layer - 1] = rows.policy.gate(outputs, position, executed)
 
 
 _HANDLERS: dict[str, Callable[[_Ready, _Rows], None]] = {

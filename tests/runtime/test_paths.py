@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgebert import frontier
-from edgebert.bundle.manifest import OperatingPoint
+from edgebert.bundle.manifest import OperatingPoint, Step
 from edgebert.checkpoint import load_checkpoint, save_checkpoint
 from edgebert.data import read_examples
 from edgebert.decisions import Followed
@@ -27,6 +27,7 @@ from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.output import Reporter
 from edgebert.policies import make_policy
+from edgebert.runtime.engine import Engine
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.sessions import make_graph
@@ -333,3 +334,36 @@ def test_gate_of_a_shared_planner_knows_its_layer_as_a_graph(make_encoder: Calla
     with torch.no_grad():
         assert np.abs(made - gate(hidden, mask).numpy()).max() <= 1e-5
         assert np.abs(made - model.gate(2)(hidden, mask).numpy()).max() > 1e-2
+
+
+class Gives:
+    """A graph that adds 1 to hidden states, or gives what it was told to."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def __init__(self, **given: NDArray[Any]) -> None:
+        self.given = given
+
+    def run(self, values: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return {name: self.given[name] if name in self.given else values["hidden"] + 1 for name in names}
+
+
+def test_engine_reads_a_gate_that_is_linked_into_the_embeddings() -> None:
+    hidden, include = np.zeros((3, 2, 1)), np.array([0.9, 0.1, 0.7])
+    program = [
+        Step(kind="embed", layer=0, graph="embed", inputs=("input_ids",), outputs=("hidden", "include")),
+        Step(kind="gate", layer=1, graph=None, inputs=("include",), outputs=()),
+        Step(kind="layer", layer=1, graph="layer", inputs=("hidden",), outputs=("hidden",)),
+        Step(kind="layer", layer=2, graph="layer", inputs=("hidden",), outputs=("hidden",)),
+        Step(kind="head", layer=2, graph="head", inputs=("hidden",), outputs=("logits",)),
+    ]
+    graphs: dict[str, Any] = {"embed": Gives(hidden=hidden, include=include), "layer": Gives()}
+    engine = Engine(program, {**graphs, "head": Gives(logits=np.zeros((3, 2)))})
+    ids = np.ones((3, 2), np.int64)
+
+    outcome = engine.run(
+        {"input_ids": ids, "attention_mask": ids}, make_policy("bypass", {"delta": 0.5}, exit_layers=(1, 2))
+    )
+
+    assert outcome.path.tolist() == [[True, True], [False, True], [True, True]]
