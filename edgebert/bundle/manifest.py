@@ -37,6 +37,7 @@ Phrase = Annotated[str, msgspec.Meta(max_length=4000)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Layer = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Pieces = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
 Work = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 """Multiply-accumulates: with lengths to the square they stay within 64 bits."""
 
@@ -55,6 +56,10 @@ class Macs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Returns the multiply-accumulates of rows of these lengths in tokens, float64 [rows]."""
         length = np.asarray(lengths, np.float64)
         return self.row + self.token * length + self.token_pair * length**2
+
+    def times(self, number: int) -> Macs:
+        """Returns what so many of them cost together."""
+        return Macs(row=number * self.row, token=number * self.token, token_pair=number * self.token_pair)
 
 
 def total(parts: Iterable[Macs]) -> Macs:
@@ -94,7 +99,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     macs: Macs = Macs()
     part: Part = "whole"
     choice: Name | None = None
-    choices: Size = 0
+    choices: Pieces = 0
     each: Macs = Macs()
 
     @property

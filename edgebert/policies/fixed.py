@@ -38,6 +38,8 @@ class Policy(policies.Policy):
     """
 
     def __init__(self, config: Config, exit_layers: tuple[int, ...], rule: object = None) -> None:
+        if not exit_layers:
+            raise ConfigError("policy fixed: the model has no layer that it can stop after; use the policy never.")
         self.layer = exit_layers[-1] if config.layer is None else config.layer
         if self.layer not in exit_layers:
             known = ", ".join(map(str, exit_layers))

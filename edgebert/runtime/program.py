@@ -399,4 +399,4 @@ def _prepared(
 def _sum_of_layers(manifest: Manifest) -> Macs:
     """Returns what all layers cost together, all of their pieces included."""
     layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
-    return total([step.macs for step in layers] + [step.each for step in layers for _ in range(step.choices)])
+    return total([step.macs for step in layers] + [step.each.times(step.choices) for step in layers])

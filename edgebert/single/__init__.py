@@ -18,7 +18,7 @@ from edgebert.bundle.publish import check_target
 from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError
 from edgebert.output import Reporter
-from edgebert.runtime.points import find_point
+from edgebert.runtime.points import find_point, make_point
 from edgebert.single._check import check_single
 from edgebert.single._compose import compose
 from edgebert.write import check_file, write_file
@@ -114,7 +114,7 @@ def single_bytes(
         raise ConfigError(f"knobs: expected {' or '.join(KNOBS)}, got {knobs!r}.")
     if samples < 1:
         raise ConfigError(f"samples: expected 1 or more, got {samples}.")
-    chosen = find_point(bundle.manifest, point)
+    _, chosen = make_point(bundle.manifest, find_point(bundle.manifest, point), {})
     made = compose(bundle, chosen.policy, chosen.knobs, _facts(bundle, chosen), requires_knobs=knobs == "required")
     given = {name: np.asarray(value) for name, value in made.knobs.items()} if knobs == "required" else {}
     name = f"{bundle.path.name}: single file"

@@ -64,8 +64,9 @@ def _sums(logits: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
     """Returns the score of the span of each first token and each number of further ones, [tokens, longest]."""
     is_passage = window.offsets[:, 0] >= 0
     start, end = np.where(is_passage[:, None], logits[: len(is_passage)], -np.inf).T
-    none = np.full(window.max_answer_tokens - 1, -np.inf)
-    ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, none]), window.max_answer_tokens)
+    longest = min(window.max_answer_tokens, len(is_passage))
+    none = np.full(longest - 1, -np.inf)
+    ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, none]), longest)
     sums: NDArray[np.float64] = start[:, None] + ends
     return sums
 

@@ -94,6 +94,10 @@ def test_macs_of_lengths() -> None:
     assert macs.of(np.array([0, 1, 10])).tolist() == [5, 10, 235]
 
 
+def test_macs_of_several_pieces() -> None:
+    assert Macs(row=5, token=3, token_pair=2).times(4) == Macs(row=20, token=12, token_pair=8)
+
+
 def test_encode_manifest_ignores_an_old_digest(manifest: Manifest) -> None:
     assert encode_manifest(msgspec.structs.replace(manifest, digest="x")) == encode_manifest(manifest)
 
@@ -267,6 +271,14 @@ def test_decode_manifest_parts_of_a_layer_that_may_be_left_out(manifest: Manifes
 def test_encode_manifest_of_what_is_too_long(manifest: Manifest) -> None:
     with pytest.raises(BundleError, match=r"^edgebert\.json: a manifest cannot hold this: .*length <= 4000"):
         encode_manifest(msgspec.structs.replace(manifest, labels=("x" * 4001,)))
+
+
+def test_manifest_of_more_pieces_than_any_layer_has(manifest: Manifest) -> None:
+    embed, layer, answer = manifest.program
+    layer = msgspec.structs.replace(layer, choice="head_choice", choices=2**31 - 1)
+
+    with pytest.raises(BundleError, match=r"a manifest cannot hold this: Expected `int` <= 65536 - at .*choices"):
+        encode_manifest(msgspec.structs.replace(manifest, program=(embed, layer, answer)))
 
 
 def test_decode_manifest_without_default(manifest: Manifest) -> None:

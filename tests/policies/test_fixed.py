@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from edgebert.decisions import replay
+from edgebert.errors import ConfigError
 from edgebert.policies import ExitPosition, make_policy
 
 EXITS = [{"probabilities": np.array([[p, 1 - p], [1 - p, p]])} for p in (0.9, 0.2, 0.6)]
@@ -25,3 +26,9 @@ def test_fixed_reads_one_exit_only() -> None:
     reads = [policy.reads(ExitPosition(layer, left)) for layer, left in ((2, 2), (4, 1), (6, 0))]
 
     assert reads == [False, True, False]
+
+
+@pytest.mark.parametrize("layer", [None, 2])
+def test_fixed_needs_a_layer_that_the_model_can_stop_after(layer: int | None) -> None:
+    with pytest.raises(ConfigError, match=r"^policy fixed: the model has no layer that it can stop after; use the pol"):
+        make_policy("fixed", {"layer": layer}, exit_layers=[])

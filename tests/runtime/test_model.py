@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgebert.bundle import open_bundle
 from edgebert.bundle.manifest import OperatingPoint, encode_manifest
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.runtime.outcome import Outcome
+from edgebert.runtime.program import _sum_of_layers
 from edgebert.runtime.results import Prediction
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, Text
@@ -386,6 +388,20 @@ def test_plain_has_no_other_policy(plain_bundle: Path) -> None:
         pytest.raises(ConfigError, match="unknown policy 'halting' for this bundle"),
     ):
         model.set_policy("halting")
+
+
+def test_all_layers_are_added_up_in_little_memory_however_many_pieces_there_are(width_bundle: Path) -> None:
+    manifest = open_bundle(width_bundle).manifest
+    steps = [msgspec.structs.replace(step, choices=2**16) if step.choice else step for step in manifest.program]
+    layers = [step for step in steps if step.kind == "layer" and step.part != "fused"]
+    tracemalloc.start()
+
+    every = _sum_of_layers(msgspec.structs.replace(manifest, program=tuple(steps)))
+
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert every.token == sum(step.macs.token + step.choices * step.each.token for step in layers)
+    assert peak_bytes < 2**16
 
 
 def test_only_layers_leaves_layers_out(plain_bundle: Path, texts: list[str]) -> None:

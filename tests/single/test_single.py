@@ -322,6 +322,14 @@ def test_wrong_names_and_numbers(dact_bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
 
 
+def test_a_policy_that_the_model_has_no_layers_for(plain_bundle: Path) -> None:
+    bundle = open_bundle(plain_bundle)
+    manifest = msgspec.structs.replace(bundle.manifest, policies=("never", "fixed"))
+
+    with pytest.raises(ConfigError, match=r"^policy fixed: the model has no layer that it can stop after"):
+        single_bytes(type(bundle)(bundle.path, manifest), "fixed")
+
+
 def test_bundle_with_the_file_in_it(dact_bundle: Path, tmp_path: Path) -> None:
     plain = open_bundle(dact_bundle)
 

@@ -210,6 +210,14 @@ def test_best_spans_has_no_white_space_around() -> None:
     assert best == ("a  b", pytest.approx(1.0), 1, 5)
 
 
+def test_best_spans_take_no_memory_for_answers_longer_than_the_window() -> None:
+    scores = np.random.default_rng(0).normal(size=(12, 2))
+
+    best, alike = (best_spans([scores], [_window("abcdef", longest=longest)], 3) for longest in (2**40, 6))
+
+    assert best == alike
+
+
 @pytest.mark.parametrize("passage", ["", "   "])
 def test_best_spans_of_nothing_is_empty(passage: str) -> None:
     window = _window(passage)
