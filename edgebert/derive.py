@@ -8,7 +8,15 @@ from typing import Any
 
 import msgspec
 
-from edgebert.bundle import CARD_NAME, GRAPH_SUFFIX, SAMPLES_NAME, SIGNATURE_NAME, Bundle, open_bundle
+from edgebert.bundle import (
+    CARD_NAME,
+    GRAPH_SUFFIX,
+    MAX_CARD_BYTES,
+    SAMPLES_NAME,
+    SIGNATURE_NAME,
+    Bundle,
+    open_bundle,
+)
 from edgebert.bundle.card import write_card
 from edgebert.bundle.files import read_regular, sha256
 from edgebert.bundle.graph_check import graph_names
@@ -122,5 +130,5 @@ def _edited_card(source: Bundle) -> bytes | None:
     try:
         source.read(CARD_NAME)
     except BundleError:
-        return read_regular(source.path, CARD_NAME, limit=1 << 20)
+        return read_regular(source.path, CARD_NAME, limit=MAX_CARD_BYTES)
     return None

@@ -36,8 +36,9 @@ HUGGING_FACE_NAME = "config.json"
 """What libraries of Hugging Face read beside a whole model."""
 
 _MEBIBYTE = 1024 * 1024
+MAX_CARD_BYTES = _MEBIBYTE
 _MOST_BYTES = {
-    CARD_NAME: _MEBIBYTE,
+    CARD_NAME: MAX_CARD_BYTES,
     CONFIG_NAME: _MEBIBYTE,
     HUGGING_FACE_NAME: _MEBIBYTE,
     SAMPLES_NAME: _MEBIBYTE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgebert.arguments import check_count, check_positive
-from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
+from edgebert.bundle import CARD_NAME, MAX_CARD_BYTES, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
+from edgebert.bundle.files import read_regular
 from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
 from edgebert.bundle.publish import publish
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
@@ -35,10 +35,14 @@ from edgebert.runtime.rows import run_rows
 from edgebert.runtime.sessions import has_threads, provider_name
 from edgebert.runtime.threads import MOST_THREADS, available_threads
 from edgebert.signing import check_signature
+from edgebert.signing._format import MAX_SIGNATURE_BYTES
 from edgebert.tasks import Task
 from edgebert.text import Encoded, Text, TextEncoder, Values
 
 _P = TypeVar("_P", bound="Program")
+
+_AS_THEY_ARE = {CARD_NAME: MAX_CARD_BYTES, SIGNATURE_NAME: MAX_SIGNATURE_BYTES}
+"""Files that no hash in the manifest speaks for, with the most bytes they may have."""
 
 
 class Program:
@@ -333,14 +337,14 @@ class Program:
         target = Path(path)
         with publish(target, force=force) as partial:
             for name in [*self.manifest.files, MANIFEST_NAME, SIGNATURE_NAME]:
-                if name in (CARD_NAME, SIGNATURE_NAME) and not (self.bundle.path / name).exists():
+                if name in _AS_THEY_ARE and not (self.bundle.path / name).exists():
                     continue
                 copy = partial / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 if name == MANIFEST_NAME:
                     copy.write_bytes(encode_manifest(self.manifest))
-                elif name in (CARD_NAME, SIGNATURE_NAME):
-                    shutil.copyfile(self.bundle.path / name, copy)
+                elif name in _AS_THEY_ARE:
+                    copy.write_bytes(read_regular(self.bundle.path, name, limit=_AS_THEY_ARE[name]))
                 else:
                     copy.write_bytes(self.bundle.read(name))
         return target

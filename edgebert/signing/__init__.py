@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebert.bundle import CARD_NAME, SIGNATURE_NAME, Bundle, open_bundle
+from edgebert.bundle import CARD_NAME, MAX_CARD_BYTES, SIGNATURE_NAME, Bundle, open_bundle
 from edgebert.bundle.files import read_regular, sha256
 from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
 from edgebert.errors import BundleError, ConfigError, require
@@ -30,7 +30,6 @@ from edgebert.write import check_file, write_file
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-_MAX_CARD_BYTES = 1 << 20
 _MOST_NAMES = 5
 """How many files a message lists."""
 
@@ -197,7 +196,7 @@ def _present(bundle: Bundle) -> dict[str, str]:
     present = {name: facts.sha256 for name, facts in bundle.manifest.files.items() if name != CARD_NAME}
     present[MANIFEST_NAME] = sha256(encode_manifest(bundle.manifest))
     if (bundle.path / CARD_NAME).exists():
-        present[CARD_NAME] = sha256(read_regular(bundle.path, CARD_NAME, limit=_MAX_CARD_BYTES))
+        present[CARD_NAME] = sha256(read_regular(bundle.path, CARD_NAME, limit=MAX_CARD_BYTES))
     return present
 
 

@@ -488,6 +488,26 @@ def test_save_pretrained_round_trip(copy: Path, tmp_path: Path, texts: list[str]
         assert model(texts) == expected
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.sig"])
+@pytest.mark.parametrize("is_linked", [True, False], ids=["linked", "large"])
+def test_save_pretrained_copies_no_card_or_signature_from_elsewhere_or_without_end(
+    copy: Path, tmp_path: Path, name: str, is_linked: bool
+) -> None:
+    (copy / name).unlink(missing_ok=True)
+    if is_linked:
+        (tmp_path / "secret").write_text("a key")
+        (copy / name).symlink_to(tmp_path / "secret")
+    else:
+        (copy / name).write_bytes(bytes(2**24 + 1))
+    with (
+        EdgeModel.from_pretrained(copy, threads=1) as model,
+        pytest.raises(BundleError, match=f"{name}: expected (a file of the bundle itself|at most)"),
+    ):
+        model.save_pretrained(tmp_path / "saved")
+
+    assert not (tmp_path / "saved").exists()
+
+
 def test_model_opened_by_a_relative_path_outlives_a_change_of_folder(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
