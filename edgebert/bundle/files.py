@@ -35,7 +35,7 @@ def read_regular(root: Path, name: str, *, limit: int) -> bytes:
             raise BundleError(
                 f"{root / name}: expected a regular file; remove what is there and copy the bundle again."
             )
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, _flags())
         with open(descriptor, "rb") as file:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
@@ -45,6 +45,12 @@ def read_regular(root: Path, name: str, *, limit: int) -> bytes:
             return file.read(facts.st_size + 1)
     except OSError as error:
         raise BundleError(f"{root / name}: {error.strerror}; {_cure(error)}.") from error
+
+
+def _flags() -> int:
+    """Returns how a file is opened: no link is followed and no pipe waited for, and Windows translates no line end."""
+    wanted = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # none of them is there on every system
+    return os.O_RDONLY | sum(getattr(os, name, 0) for name in wanted)
 
 
 def _cure(error: OSError) -> str:

@@ -19,6 +19,18 @@ def test_read_regular_bytes(root: Path) -> None:
     assert read_regular(root, "graphs/a.onnx", limit=3) == b"abc"
 
 
+def test_read_regular_where_the_system_has_other_flags(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = os.open
+    monkeypatch.delattr(os, "O_NOFOLLOW")
+    monkeypatch.delattr(os, "O_NONBLOCK")
+    monkeypatch.setattr(os, "O_BINARY", 1 << 30, raising=False)
+    monkeypatch.setattr(os, "open", lambda path, flags: asked.append(flags) or real(path, os.O_RDONLY))
+
+    assert read_regular(root, "graphs/a.onnx", limit=3) == b"abc"
+    assert asked == [os.O_RDONLY | 1 << 30]
+
+
 def test_read_regular_too_large(root: Path) -> None:
     with pytest.raises(BundleError, match=r"graphs/a\.onnx: expected at most 2 bytes, got 3"):
         read_regular(root, "graphs/a.onnx", limit=2)
