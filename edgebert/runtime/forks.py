@@ -22,6 +22,8 @@ _COURTESY_SECONDS = 1.0
 """How long threads stay out of a model for a fork that waits; one that is inside, and comes again by way of a signal,
 must not wait for it without end."""
 
+_OPEN_HERE = "open it here, open it with threads=1 before the fork, or start processes by spawn."
+
 
 class _Watch:
     """What a fork has to wait for, and what its child must not take down."""
@@ -93,21 +95,22 @@ def keep_in_child(pool: object) -> None:
 
 
 class Origin:
-    """The process a model was opened in."""
+    """The process a model, or a stream of one, was opened in."""
 
     def __init__(self, *, has_threads: bool) -> None:
         """Notes the present process.
 
         Args:
-            has_threads: Whether the model computes on other threads than the calling one.
+            has_threads: Whether it computes on other threads than the calling one.
         """
         self._process = os.getpid() if has_threads else None
 
-    def check(self, name: str) -> None:
-        """Refuses a model in a fork of the process it was opened in, unless it has no threads of its own.
+    def check(self, name: str, *, cure: str = _OPEN_HERE) -> None:
+        """Refuses it in a fork of the process it was opened in, unless it has no threads of its own.
 
         Args:
-            name: What the message calls the model.
+            name: What the message calls it.
+            cure: What the message says to do.
 
         Raises:
             EdgeBertError: It was opened before the fork.
@@ -115,5 +118,5 @@ class Origin:
         if self._process is not None and self._process != os.getpid():
             raise EdgeBertError(
                 f"{name}: opened in process {self._process}, of which this one is a fork that has not its threads; "
-                "open it here, open it with threads=1 before the fork, or start processes by spawn."
+                f"{cure}"
             )

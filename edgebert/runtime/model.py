@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, overload
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from edgebert.arguments import check_count, items_of
 from edgebert.errors import ConfigError, DataError
 from edgebert.policies import Policy
+from edgebert.runtime.forks import Origin
 from edgebert.runtime.program import Program
 from edgebert.runtime.results import Answer, Cost, Prediction, answer_of, costs_of, prediction_of
 from edgebert.tasks import Asked, Candidate
 from edgebert.text import Encoded, Text
+
+_T = TypeVar("_T")
 
 _RESULTS: dict[Asked, Callable[..., Prediction | Answer]] = {"texts": prediction_of, "questions": answer_of}
 
@@ -151,7 +154,8 @@ class EdgeModel(Program):
         """Answers an iterable of any length in bounded memory, in order.
 
         While one window is answered, the next has been read and is being tokenized; with a window of 1 nothing is read
-        ahead. The policy is the one in use when the first answer is asked for.
+        ahead. The policy is the one in use when the first answer is asked for. What the iterable raises comes after the
+        answers to all that it gave before.
 
         Args:
             texts: Texts or pairs; of a model that answers questions, pairs of a question and its passage.
@@ -159,31 +163,30 @@ class EdgeModel(Program):
             batch_size: Most texts in a batch.
             max_length: Cut texts to this many tokens.
             window: How many texts are sorted by length together.
+
+        Raises:
+            EdgeBertError: It is continued in a fork of the process it began in, which has not its threads.
         """
         window = min(check_count("window", window), sys.maxsize)
         self._check_top_k(top_k)
         result = _RESULTS[self._task.ASKED]
         policy, _ = self._rule
+        origin = Origin(has_threads=window > 1)
         for rows in self._tokenized(texts, window, max_length):
-            ranked = self._ranked(rows, policy, top_k, batch_size)
-            yield from (result(candidates, cost, with_top=top_k is not None) for candidates, cost in ranked)
+            for candidates, cost in self._ranked(rows, policy, top_k, batch_size):
+                yield result(candidates, cost, with_top=top_k is not None)
+                origin.check(f"{self.bundle.path}: a stream", cure="begin it here, or give it a window of 1.")
 
     def _tokenized(self, texts: Iterable[Text], window: int, max_length: int | None) -> Iterator[Sequence[Encoded]]:
         """Gives the rows of one window of texts after the other, the next of them being made meanwhile."""
-        iterator = items_of("texts", texts)
-        chunks = iter(lambda: list(itertools.islice(iterator, window)), [])
-        firsts = itertools.count(0, window)
+        windows = zip(_windows(items_of("texts", texts), window), itertools.count(0, window), strict=False)
         if window == 1:
-            yield from (self.encode(c, max_length=max_length, first=f) for c, f in zip(chunks, firsts, strict=False))
+            yield from (self.encode(texts, max_length=max_length, first=first) for texts, first in windows)
             return
         with ThreadPoolExecutor(1, "edgebert-tokenize") as worker:
-            waiting: Future[Sequence[Encoded]] | None = None
-            for chunk, first in zip(chunks, firsts, strict=False):
-                before, waiting = waiting, worker.submit(self.encode, chunk, max_length=max_length, first=first)
-                if before is not None:
-                    yield before.result()
-            if waiting is not None:
-                yield waiting.result()
+            submitted = (worker.submit(self.encode, t, max_length=max_length, first=first) for t, first in windows)
+            for rows in _one_ahead(submitted):
+                yield rows.result()
 
     def predict(
         self, texts: Sequence[Text], *, batch_size: int = 32, max_length: int | None = None
@@ -268,3 +271,34 @@ class EdgeModel(Program):
         full = self.full_macs([len(row.ids) for row in rows])
         costs = costs_of(rows, outcome.path, outcome.exit_layer, outcome.macs, full, outcome.layer_tokens)
         return list(zip(ranked, costs, strict=True))
+
+
+def _windows(texts: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Gives lists of so many texts, the last one of what is left; what the source raises comes after that one."""
+    window: list[_T] = []
+    try:
+        for text in texts:
+            window.append(text)
+            if len(window) == size:
+                yield window
+                window = []
+    except Exception:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def _one_ahead(items: Iterable[_T]) -> Iterator[_T]:
+    """Gives what a source gives, each when the next one is there too; what it raises comes after all of them."""
+    waiting: list[_T] = []
+    try:
+        for item in items:
+            waiting.append(item)
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+    except Exception:
+        yield from waiting
+        raise
+    yield from waiting

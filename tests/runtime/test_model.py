@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,38 @@ def test_stream_tokenizes_the_next_window_while_one_is_answered(
     answers = list(model.stream(["good", "moving", "boring"], window=2))
 
     assert [answer.to_dict()["label"] for answer in answers] == expected
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 100])
+def test_stream_answers_all_that_came_before_the_source_failed(model: EdgeModel, window: int) -> None:
+    def failing() -> Iterator[str]:
+        yield from ["a", "good", "film", "too"]
+        raise OSError("the line is dead")
+
+    stream = model.stream(failing(), window=window)
+    answers = [next(stream) for _ in range(4)]
+
+    assert all(_close(a, b) for a, b in zip(answers, model(["a", "good", "film", "too"]), strict=True))
+    with pytest.raises(OSError, match="the line is dead"):
+        next(stream)
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_stream_with_a_thread_of_its_own_is_not_continued_in_a_fork(
+    model: EdgeModel, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    stream = model.stream(["a", "good", "film"], window=window)
+    next(stream)
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # all that a fork changes of what is looked at
+
+    if window == 1:
+        assert len(list(stream)) == 2
+    else:
+        with pytest.raises(
+            EdgeBertError, match=r"a stream: opened in process \d+, of which .* a fork .*; begin it here"
+        ):
+            next(stream)
 
 
 @pytest.mark.parametrize("window", [0, -1])
