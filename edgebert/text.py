@@ -120,11 +120,14 @@ class TextEncoder:
             DataError: A text is not a text or is too large, named by its number from 0, or there is no list of them;
                 `max_length` has no room for a token.
         """
-        limit, _ = self._room(max_length, at_least=1)
+        limit, room = self._room(max_length, at_least=1)
         cleaned = [_clean(text, number) for number, text in enumerate(items_of("texts", texts), first)]
         with self._lock:
             self._tokenizer.no_truncation()
-            enough = [self._beginning(text, limit) if isinstance(text, str) else text for text in cleaned]
+            enough = [
+                self._beginning(text, limit) if isinstance(text, str) else self._beginnings(text, limit, room)
+                for text in cleaned
+            ]
             self._tokenizer.enable_truncation(limit)
             encodings = self._tokenizer.encode_batch(enough)
         return [
@@ -204,16 +207,49 @@ class TextEncoder:
         """
         characters = _CHARACTERS_A_TOKEN * tokens
         while characters < len(text):
-            words = self._tokenizer.encode(text[:characters], add_special_tokens=False).word_ids
-            if words and len(words) - words.count(words[-1]) >= tokens:
-                return text[:characters]
+            encoding = self._encode(text[:characters])
+            if _before_last_word(encoding) >= tokens:
+                shorter = text[: encoding.offsets[min(2 * tokens, len(encoding) - 1)][1]]
+                return shorter if _before_last_word(self._encode(shorter)) >= tokens else text[:characters]
             characters *= 8
         return text
+
+    def _beginnings(self, pair: tuple[str, str], tokens: int, room: int) -> tuple[str, str]:
+        """Returns as much of a pair as is cut to the same tokens as all of it.
+
+        Of all of it the tokenizer would make every piece that it cuts off one part beside every piece of the other.
+        Where both parts are too long each gets half of the room, and what is left of an odd number goes to the
+        one that has more tokens in all, of equals to the second: that one must stay the longer.
+        """
+        if max(map(len, pair)) <= _CHARACTERS_A_TOKEN * tokens:
+            return pair
+        first, second = (self._beginning(part, tokens) for part in pair)
+        firsts, seconds = len(self._encode(first)), len(self._encode(second))
+        if room % 2 == 0 or min(firsts, seconds) < tokens:  # the one with fewer is whole, and is not the longer one
+            return first, second
+        if self._has_more(*pair):
+            first = self._beginning(pair[0], seconds + 1)
+            return pair if first == pair[0] else (first, second)
+        second = self._beginning(pair[1], firsts + 1)
+        return pair if second == pair[1] else (first, second)
+
+    def _has_more(self, text: str, other: str) -> bool:
+        """Says whether a text has more tokens than another; the longer one is looked at no farther than needed."""
+        if len(text) > len(other):
+            return self._has(text, len(self._encode(other)) + 1)
+        return not self._has(other, len(self._encode(text)))
+
+    def _has(self, text: str, tokens: int) -> bool:
+        """Says whether a text has so many tokens."""
+        return self._beginning(text, tokens) != text or len(self._encode(text)) >= tokens
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _cut(self, question: str, tokens: int) -> str:
         """Returns the longest beginning found of a question that is no more than so many tokens."""
         question = self._beginning(question, tokens + 1)
-        while len(encoding := self._tokenizer.encode(question, add_special_tokens=False)) > tokens:
+        while len(encoding := self._encode(question)) > tokens:
             # Its last word may fall into other tokens once it is cut, hence the loop; each turn takes a character.
             question = question[: min(encoding.offsets[tokens - 1][1], len(question) - 1)]
         return question
@@ -281,6 +317,12 @@ def join_rows(parts: Sequence[tuple[NDArray[np.int64], NDArray[Any]]], rows: int
         inside = (places, *(slice(size) for size in part.shape[1:]))
         joined[inside] = part
     return joined
+
+
+def _before_last_word(encoding: Encoding) -> int:
+    """Returns how many tokens stand before the last word."""
+    words = encoding.word_ids
+    return len(words) - words.count(words[-1]) if words else 0
 
 
 def _passage_offsets(window: Encoding) -> NDArray[np.int64]:

@@ -1,10 +1,13 @@
+import operator
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from edgebert.errors import BundleError, DataError
 from edgebert.text import TextEncoder, batches, join_rows
@@ -16,8 +19,6 @@ def encoder(tiny_tokenizer: bytes) -> TextEncoder:
 
 
 def _tokens(encoder: TextEncoder, tiny_tokenizer: bytes, ids: list[int]) -> str:
-    from tokenizers import Tokenizer
-
     return " ".join(Tokenizer.from_buffer(tiny_tokenizer).id_to_token(i) for i in ids)
 
 
@@ -65,6 +66,38 @@ def test_encode_truncates_the_longer_of_a_pair_first(encoder: TextEncoder) -> No
     (row,) = encoder.encode([("a " * 50, "good")])
 
     assert row.type_ids == [0] * 8 + [1] * 2
+    assert row.truncated
+
+
+_PARTS = st.builds(
+    operator.mul,
+    st.sampled_from(["brilliant ", "日      ", "x" * 101, "e\u0301 a  ", ".", "[SEP] ", f"{'x' * 101} "]),
+    st.sampled_from([0, 1, 3, 4, 5, 24, 25, 26, 40]),
+)
+
+
+@example(first="brilliant " * 150, second="good " * 150, tail="", max_length=8)
+@example(first="good " * 150, second="brilliant " * 150, tail="", max_length=8)
+@given(first=_PARTS, second=_PARTS, tail=st.sampled_from(["", " good", "x" * 200]), max_length=st.integers(8, 11))
+def test_encode_pair_gives_the_tokens_of_all_of_it(
+    tiny_tokenizer: bytes, first: str, second: str, tail: str, max_length: int
+) -> None:
+    whole = Tokenizer.from_buffer(tiny_tokenizer)
+    whole.enable_truncation(max_length)
+    expected = whole.encode(first + tail, second)
+
+    (row,) = TextEncoder(tiny_tokenizer, max_length=max_length, pad_token_id=0).encode([(first + tail, second)])
+
+    assert (row.ids, row.type_ids, row.truncated) == (expected.ids, expected.type_ids, bool(expected.overflowing))
+
+
+@pytest.mark.parametrize("pair", [("who", "good film " * 200_000), ("good film " * 700, "a good film " * 700)])
+def test_encode_pair_takes_no_time_for_what_is_cut_off(encoder: TextEncoder, pair: tuple[str, str]) -> None:
+    start = time.process_time()
+
+    (row,) = encoder.encode([pair])
+
+    assert time.process_time() - start < 1  # 3 and more when all of it is cut into pieces, and they are paired
     assert row.truncated
 
 

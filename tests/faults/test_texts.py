@@ -339,3 +339,28 @@ def test_a_long_text_is_cut_to_the_tokens_of_all_of_it(kind: str, rounds: Rounds
         assert row.ids == ids[:12], text
         assert row.truncated == (len(ids) > 12), text
     record_property("long texts", f"{count} of {kind} cut as a whole")
+
+
+@pytest.mark.parametrize("max_length", [11, 12])
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE of bytes", "Unigram"])
+def test_a_pair_of_long_texts_is_cut_to_the_tokens_of_all_of_it(
+    kind: str, max_length: int, rounds: Rounds, record_property: Record
+) -> None:
+    made = _trained(kind)
+    encoder, whole = TextEncoder(made, max_length=max_length, pad_token_id=0), Tokenizer.from_buffer(made)
+    whole.enable_truncation(max_length)
+    drawn, rng, count = texts(random.Random(8)), random.Random(9), rounds(25, 1000)
+
+    def part() -> str:
+        text = rng.choice((" ", "", "\n", "a")).join(readable(next(drawn)[1]) for _ in range(rng.choice((1, 9))))
+        return text[: rng.choice((220, 260))]  # what the library makes of all of a pair grows with the square of it
+
+    for _ in range(count):
+        first = part()
+        pair = (first, rng.choice((part(), first, f"{first} a")))
+        (row,) = encoder.encode([pair])
+        expected = whole.encode(*pair)
+
+        assert (row.ids, row.type_ids) == (expected.ids, expected.type_ids), pair
+        assert row.truncated == bool(expected.overflowing), pair
+    record_property("long pairs", f"{count} of {kind} cut as a whole")
