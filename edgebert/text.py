@@ -93,10 +93,10 @@ class TextEncoder:
         return frozenset({self.pad_token_id, *(number for encoding in empty for number in encoding.ids)})
 
     @property
-    def tokens_known(self) -> int:
-        """How many tokens the vocabulary has."""
-        known: int = self._tokenizer.get_vocab_size()
-        return known
+    def largest_id(self) -> int:
+        """The largest id that it gives: a vocabulary need not have a token for every number below."""
+        largest: int = max({*self._tokenizer.get_vocab().values(), *self.special_ids})
+        return largest
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Returns the vocabulary's own spelling of token ids; an empty text for an id it does not have."""

@@ -1,3 +1,4 @@
+import json
 import operator
 import threading
 import time
@@ -52,6 +53,20 @@ def test_special_ids_are_those_around_texts_and_padding(tiny_tokenizer: bytes, p
 
     # [CLS] is 2 and [SEP] 3 in this tokenizer.
     assert encoder.special_ids == {pad_token_id, 2, 3}
+
+
+@pytest.mark.parametrize("place", ["vocab", "special_tokens"])
+def test_largest_id_is_that_of_a_vocabulary_with_a_hole(tiny_tokenizer: bytes, place: str) -> None:
+    tree = json.loads(tiny_tokenizer)
+    if place == "vocab":
+        tree["model"]["vocab"]["moving"] = 5000
+    else:
+        tree["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [5000]
+
+    encoder = TextEncoder(json.dumps(tree).encode(), max_length=10, pad_token_id=0)
+
+    assert encoder.largest_id == 5000
+    assert max(encoder.encode(["moving"])[0].ids) == 5000
 
 
 @pytest.mark.parametrize(("asked", "tokens"), [(None, 10), (10, 10), (99, 10), (6, 6), (4, 4)])

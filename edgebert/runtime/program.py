@@ -99,10 +99,10 @@ class Program:
             self._text = TextEncoder(
                 bundle.read(TOKENIZER_NAME), max_length=facts.max_length, pad_token_id=facts.pad_token_id
             )
-            if self._text.tokens_known > facts.vocabulary_size:
+            if (largest := self._text.largest_id) >= facts.vocabulary_size:
                 raise BundleError(
-                    f"{bundle.path / TOKENIZER_NAME}: has {self._text.tokens_known} tokens, the model knows "
-                    f"{facts.vocabulary_size}; give the checkpoint its own tokenizer and export again."
+                    f"{bundle.path / TOKENIZER_NAME}: has ids up to {largest}, the model knows {facts.vocabulary_size} "
+                    "of them; give the checkpoint its own tokenizer and export again."
                 )
 
     @classmethod

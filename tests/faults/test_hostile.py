@@ -335,7 +335,7 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other width": (lambda t: t["encoder"].update(hidden_size=64), "expected a last axis of 64, as the manifest says"),
     "no vocabulary": (lambda t: t["encoder"].update(vocabulary_size=0), ">= 1"),
     "padding beyond": (lambda t: t["encoder"].update(pad_token_id=10**6), "expected a pad_token_id below"),
-    "small vocabulary": (lambda t: t["encoder"].update(vocabulary_size=9), "tokens, the model knows 9"),
+    "small vocabulary": (lambda t: t["encoder"].update(vocabulary_size=9), "the model knows 9 of them"),
     "fewer labels": (lambda t: t.update(labels=["one"]), "expected at least 2 labels"),
     "other opset": (lambda t: t.update(opset=99), "expected an opset of 18 to 23, got 99"),
     "opset of other graphs": (lambda t: t.update(opset=22), "expected opset 22, as the manifest says, got [23]"),

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 
 from edgebert import EdgeModel
 from edgebert.bundle import open_bundle
-from edgebert.bundle.manifest import OperatingPoint, encode_manifest
+from edgebert.bundle.files import sha256
+from edgebert.bundle.manifest import FileFacts, OperatingPoint, encode_manifest
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.program import _sum_of_layers
@@ -580,6 +582,19 @@ def test_bundle_without_tokenizer(copy: Path) -> None:
         assert model.forward(input_ids=ONES).logits.shape == (2, 2)
         with pytest.raises(EdgeBertError, match="this bundle has no tokenizer"):
             model("a")
+
+
+def test_vocabulary_with_a_hole_and_an_id_that_the_model_does_not_know(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    tree = json.loads(bundle.read("tokenizer.json"))
+    tree["model"]["vocab"]["moving"] = bundle.manifest.encoder.vocabulary_size
+    data = json.dumps(tree).encode()
+    (copy / "tokenizer.json").write_bytes(data)
+    files = {**bundle.manifest.files, "tokenizer.json": FileFacts(sha256=sha256(data), bytes=len(data))}
+    (copy / "edgebert.json").write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, files=files)))
+
+    with pytest.raises(BundleError, match=r"tokenizer\.json: has ids up to (\d+), the model knows \1 of them; give"):
+        EdgeModel.from_pretrained(copy, threads=1)
 
 
 @pytest.mark.parametrize("threads", [0, -2])
