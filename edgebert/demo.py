@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, seed: int = 0, force: bool = False, reporter: Repo
     """
     reporter = reporter or Reporter()
     start = time.monotonic()
-    check_target(folder, force=force)
+    check_target(folder, force=force, kind="demo")
     with publish(folder, force=force) as empty:
         (empty / "data").mkdir()
         (empty / "edgebert.txt").write_text("Made by edgebert demo.\n", encoding="utf-8")

@@ -17,15 +17,16 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgebert.errors import EdgeBertError
+from edgebert.errors import ConfigError, EdgeBertError
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _CHUNK_BYTES = 1 << 20
+_BUNDLE_MARK, _SIGNATURE_NAME = "edgebert.json", "model.sig"
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _LEFT = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}(?P<old>-old)?")
 
@@ -37,6 +38,26 @@ def why_not_writable(folder: Path) -> str | None:
     if os.access(folder, os.W_OK | os.X_OK):
         return None
     return "is on a read-only file system" if os.statvfs(folder).f_flag & os.ST_RDONLY else "is not writable"
+
+
+def check_place(target: Path, sources: Iterable[str | Path] = ()) -> None:
+    """Checks that writing there destroys nothing it is made from, and no bundle, which takes no files but its own.
+
+    Args:
+        target: The folder or file to write.
+        sources: What it is made from; what is not there, such as a hub id, is passed over.
+
+    Raises:
+        ConfigError: It is, or holds, one of the sources, or lies inside a bundle.
+    """
+    place = Path(os.path.realpath(target))
+    for source in sources:
+        if os.path.exists(source) and Path(os.path.realpath(source)).is_relative_to(place):
+            what = "is" if os.path.samefile(source, place) else "holds"
+            raise ConfigError(f"{target}: {what} the input {source}, which writing there would destroy; name another.")
+    for folder in place.parents:
+        if (folder / _BUNDLE_MARK).is_file() and place != folder / _SIGNATURE_NAME:
+            raise ConfigError(f"{target}: is inside the bundle {folder}, which takes no other files; name one outside.")
 
 
 @contextlib.contextmanager

@@ -5,22 +5,37 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgebert.errors import EdgeBertError
-from edgebert.partial import move_to_new, remove, synchronise_names, why_not_writable, write_partial_file, writing
+from edgebert.partial import (
+    check_place,
+    move_to_new,
+    remove,
+    synchronise_names,
+    why_not_writable,
+    write_partial_file,
+    writing,
+)
 
 _UNTOUCHED = "what was there is untouched"
 
 
-def check_file(path: Path, *, force: bool) -> None:
+def check_file(path: Path, *, force: bool, sources: Iterable[str | Path] = ()) -> None:
     """Checks, before any work, that a file may be written.
 
+    Args:
+        path: The file.
+        force: Whether one that is there may be replaced.
+        sources: What it is made from, which is never replaced.
+
     Raises:
+        ConfigError: It is one of the sources, or lies inside a bundle.
         EdgeBertError: Its folder is missing or not writable, or something is there that may not be replaced.
     """
     try:
+        check_place(path, sources)
         _check_parent(path)
         if path.exists() and not path.is_file():
             raise EdgeBertError(f"{path}: exists and is not a file.")
@@ -30,19 +45,21 @@ def check_file(path: Path, *, force: bool) -> None:
         raise EdgeBertError(f"{path}: {error.strerror}.") from error
 
 
-def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
+def check_folder(folder: Path, names: Sequence[str], *, force: bool, sources: Sequence[str | Path] = ()) -> None:
     """Checks, before any work, that files may be written into a folder, which may still have to be made.
 
     Raises:
+        ConfigError: One is among the sources, from which they are made, or they would lie inside a bundle.
         EdgeBertError: They may not.
     """
     if not folder.exists():
+        check_place(folder)
         _check_parent(folder)
     elif not folder.is_dir():
         raise EdgeBertError(f"{folder}: exists and is not a folder.")
     else:
         for name in names:
-            check_file(folder / name, force=force)
+            check_file(folder / name, force=force, sources=sources)
 
 
 def write_file(path: Path, content: str | bytes, *, force: bool) -> None:

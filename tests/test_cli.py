@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -519,3 +520,59 @@ def test_run_with_a_provider(invoke: Invoke, dact_bundle: Path) -> None:
     code, _, err = invoke("run", dact_bundle, "good", "--provider", "openvin")
     assert code == 2
     assert "unknown provider 'openvin'. Did you mean 'openvino'?" in err
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "checkpoint", "checkpoint", "--force"),
+        ("export", "checkpoint", "checkpoint", "--layout", "both", "--force"),
+        ("quantize", "bundle", "bundle", "--force"),
+        ("report", "result.json", "-o", "result.json", "--force"),
+        ("train", "-c", "config.yaml", "--model", "checkpoint", "-o", "checkpoint", "--force"),
+        ("convert", "checkpoint/model.safetensors", "checkpoint", "--force"),
+        ("quantize", "bundle", "bundle/int8"),
+        ("export", "bundle", "bundle/single.onnx", "--layout", "single"),
+        ("export", "checkpoint", "bundle/new"),
+        ("tune", "bundle", "--data", "test.tsv", "-o", "bundle/tuned"),
+        ("train", "-c", "config.yaml", "-o", "bundle/new"),
+    ],
+)
+def test_output_never_destroys_an_input(
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    dact_bundle: Path,
+    dact_checkpoint: Path,
+    sentiment_data: Path,
+    config: Path,
+    command: tuple[str, ...],
+) -> None:
+    shutil.copytree(dact_bundle, tmp_path / "bundle")
+    shutil.copytree(dact_checkpoint, tmp_path / "checkpoint")
+    shutil.copy(config, tmp_path / "config.yaml")
+    shutil.copy(sentiment_data / "test.tsv", tmp_path)
+    (tmp_path / "result.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    before = _files(tmp_path)
+
+    code, _, err = invoke(*command)
+
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "which writing there would destroy" in err or "is inside the bundle" in err
+    assert _files(tmp_path) == before
+
+
+def test_train_force_does_not_replace_a_bundle(invoke: Invoke, tmp_path: Path, dact_bundle: Path, config: Path) -> None:
+    bundle = shutil.copytree(dact_bundle, tmp_path / "bundle")
+
+    code, _, err = invoke("train", "-c", config, "-o", bundle, "--force")
+
+    assert code == 1
+    assert "is a bundle, so --force does not replace it by a checkpoint" in err
+    assert open_bundle(bundle).check_files() == []

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from edgebert.errors import EdgeBertError
-from edgebert.write import write_file, write_files
+from edgebert.errors import ConfigError, EdgeBertError
+from edgebert.write import check_file, write_file, write_files
 
 
 def _names(folder: Path) -> list[str]:
@@ -67,3 +67,20 @@ def test_write_files_the_same_one_twice(tmp_path: Path) -> None:
         write_files({tmp_path / "a": "1", tmp_path / "link": "2"}, force=True)
 
     assert _names(tmp_path) == ["link"]
+
+
+def test_check_file_is_what_it_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+
+    with pytest.raises(ConfigError, match=r"a: is the input .*a, which writing there would destroy"):
+        check_file(tmp_path / "a", force=True, sources=[tmp_path / "a"])
+
+
+def test_write_file_inside_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "edgebert.json").touch()
+
+    with pytest.raises(ConfigError, match=r"a\.onnx: is inside the bundle"):
+        write_file(tmp_path / "a.onnx", "new", force=False)
+    write_file(tmp_path / "model.sig", "signature", force=False)
+
+    assert _names(tmp_path) == ["edgebert.json", "model.sig"]

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from edgebert.errors import EdgeBertError
 from edgebert.partial import (
+    check_place,
     exchange,
     make_partial_folder,
     moved_aside,
@@ -21,25 +23,36 @@ from edgebert.partial import (
     writing,
 )
 
-_MARKS = ("edgebert.json", "edgebert.yaml", "edgebert.txt")
+Kind = Literal["bundle", "checkpoint", "demo"]
+"""What edgebert makes folders of."""
+
+_MARKS: dict[Kind, str] = {"bundle": "edgebert.json", "checkpoint": "edgebert.yaml", "demo": "edgebert.txt"}
 
 
-def check_target(target: Path, *, force: bool) -> None:
+def check_target(target: Path, *, force: bool, kind: Kind | None = None, sources: Iterable[str | Path] = ()) -> None:
     """Checks, before any work, that a folder may be published there.
 
     With `force` only a folder that edgebert made is replaced, known by `edgebert.json`, `edgebert.yaml` or
-    `edgebert.txt`; never a repository, the working directory or a folder around it.
+    `edgebert.txt`, and only by one of the same kind; never a repository, the working directory or a folder around it.
+
+    Args:
+        target: The folder to make or replace.
+        force: Whether an existing one may be replaced.
+        kind: What is published; None replaces any kind.
+        sources: What it is made from, which is never replaced.
 
     Raises:
+        ConfigError: It is, or holds, one of the sources, or lies inside a bundle.
         EdgeBertError: The parent is missing or not writable, or what is there may not be replaced.
     """
     try:
-        _check_target(target, force=force)
+        check_place(target, sources)
+        _check_target(target, force=force, kind=kind)
     except OSError as error:
         raise EdgeBertError(f"{target}: {error.strerror}.") from error
 
 
-def _check_target(target: Path, *, force: bool) -> None:
+def _check_target(target: Path, *, force: bool, kind: Kind | None) -> None:
     if reason := why_not_writable(_followed(target).parent):
         raise EdgeBertError(f"{target}: its parent folder {reason}.")
     if target.exists() and not target.is_dir():
@@ -50,9 +63,16 @@ def _check_target(target: Path, *, force: bool) -> None:
         if not force:
             raise EdgeBertError(f"{target}: exists already; use --force to replace it.")
         here = Path.cwd().resolve()
-        is_ours = any((target / name).is_file() for name in _MARKS) and not (target / ".git").exists()
-        if not is_ours or target.resolve() in (here, *here.parents):
+        made = _kind_of(target)
+        if made is None or (target / ".git").exists() or target.resolve() in (here, *here.parents):
             raise EdgeBertError(f"{target}: holds nothing that edgebert made, so --force does not replace it.")
+        if kind not in (None, made):
+            raise EdgeBertError(f"{target}: is a {made}, so --force does not replace it by a {kind}; name another.")
+
+
+def _kind_of(folder: Path) -> Kind | None:
+    """Returns what edgebert made of a folder; None where it did not make it."""
+    return next((kind for kind, name in _MARKS.items() if (folder / name).is_file()), None)
 
 
 @contextlib.contextmanager
@@ -68,7 +88,9 @@ def publish(target: Path, *, force: bool) -> Iterator[Path]:
         force: Whether an existing one may be replaced.
 
     Raises:
-        EdgeBertError: The target cannot be written, or another process is writing it.
+        ConfigError: The target lies inside a bundle.
+        EdgeBertError: The target cannot be written, or another process is writing it, or what is there is of another
+            kind than what was written.
     """
     target = _followed(target)
     check_target(target, force=force)
@@ -79,7 +101,7 @@ def publish(target: Path, *, force: bool) -> Iterator[Path]:
             yield partial
             _settle_permissions(partial, target)
             synchronise(partial)
-            check_target(target, force=force)
+            check_target(target, force=force, kind=_kind_of(partial))
             _put_in_place(partial, target, force=force)
         except OSError as error:
             raise EdgeBertError(f"{target}: {_reason(error, partial)}; what was there is untouched.") from error

@@ -112,13 +112,13 @@ def _export(
     from edgebert.export import export_model
     from edgebert.partial import scratch_folder
 
+    if layout != "single":
+        check_target(target, force=single.force, kind="bundle", sources=[checkpoint])
     make = partial(
         export_model, checkpoint, method=method, settings=settings, overrides=overrides, reporter=ConsoleReporter()
     )
     if layout == "split":
         return make(target, force=single.force)
-    if layout == "both":
-        check_target(target, force=single.force)
     with scratch_folder(target) as folder:
         bundle = make(folder / target.name).path
         return single.write(bundle, target) if layout == "single" else single.add(bundle, target)

@@ -74,7 +74,7 @@ def convert_checkpoint(
     """
     reporter = reporter or Reporter()
     target = Path(folder)
-    check_target(target, force=force)
+    check_target(target, force=force, kind="checkpoint", sources=[source])
     if naming:
         registry.load(_PACKAGE, naming)
     read = read_source(Path(source), Path(config) if config else None)

@@ -58,7 +58,7 @@ def quantize_bundle(
 
     Raises:
         BundleError: The source is refused.
-        ConfigError: A setting makes no sense, or the source is quantized already.
+        ConfigError: A setting makes no sense, the source is quantized already, or it would be replaced.
         DataError: The data cannot be used.
         MissingExtraError: What the backend needs is not installed.
         QualityError: The drop is not met, or a graph would not run in integers; nothing is published.
@@ -66,7 +66,7 @@ def quantize_bundle(
     """
     reporter = reporter or Reporter()
     opened = open_bundle(source)
-    check_target(Path(bundle), force=force)
+    check_target(Path(bundle), force=force, kind="bundle", sources=[source])
     settings = _settings(opened, settings, overrides or {})
     backend = cast(Backend, registry.load(__name__, settings.backend))
     _check_settings(opened, settings, backend, calibration, evaluation)

@@ -47,15 +47,16 @@ def write_report(
         The HTML file.
 
     Raises:
+        ConfigError: A file to write is one of the results, or lies inside a bundle.
         DataError: A result cannot be read.
         EdgeBertError: A file cannot be written, or is there already.
         MissingExtraError: altair or vl-convert is not installed.
     """
     target, folder = Path(output), None if svg is None else Path(svg)
     pictures = sorted((registry.load(__name__, name) for name in registry.names(__name__)), key=lambda one: one.PLACE)
-    check_file(target, force=force)
+    check_file(target, force=force, sources=results)
     if folder is not None:
-        check_folder(folder, [_svg_name(picture) for picture in pictures], force=force)
+        check_folder(folder, [_svg_name(picture) for picture in pictures], force=force, sources=results)
     load_altair()
     load_converter()
     read = read_results(results)

@@ -76,7 +76,7 @@ def sign_bundle(
     require("model_signing", extra="sign", purpose="edgebert sign")
     bundle = open_bundle(path)
     place = _place(bundle, signature)
-    check_file(place, force=force)
+    check_file(place, force=force, sources=[private_key, *([] if password_file is None else [password_file])])
     password = None if password_file is None else read_password(Path(password_file))
     key = public_half(Path(private_key), password)
     bundle.check_files()

@@ -94,7 +94,7 @@ def add_single(
     It holds the operating point `default`. The target may be the bundle itself.
     """
     opened = open_bundle(bundle)
-    check_target(Path(target), force=force)
+    check_target(Path(target), force=force, kind="bundle")
     data = single_bytes(opened, "default", samples=samples, tolerance=tolerance, reporter=reporter)
     say_unsigned(opened, reporter or Reporter())
     return derive(opened, target, graphs={SINGLE_NAME: data}, force=force)

@@ -69,12 +69,13 @@ def train_model(
         reporter: Where progress goes.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is wrong, or the folder is what is trained from.
         DataError: The data cannot be used.
         EdgeBertError: The folder cannot be written, or another process is training it; what was there is untouched.
     """
     target = Path(folder)
-    check_target(target, force=force)
+    sources = [config.train.data, config.train.model, config.method.get("teacher")]
+    check_target(target, force=force, kind="checkpoint", sources=[str(source) for source in sources if source])
     work = target.absolute().with_name(f".{target.name}.training")
     try:
         with writing(work):

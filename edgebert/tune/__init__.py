@@ -259,7 +259,7 @@ def _target(bundle: Bundle, given: str | Path, target: str | Path | None, *, for
     if target is None and not Path(given).is_dir():
         raise ConfigError(f"{given}: comes from the hub; say where the tuned bundle goes (-o).")
     place = bundle.path if target is None else Path(target)
-    check_target(place, force=force or target is None)
+    check_target(place, force=force or target is None, kind="bundle")
     return place
 
 

@@ -235,6 +235,47 @@ def test_check_target_never_replaces_what_is_not_ours(tmp_path: Path) -> None:
         check_target(tmp_path, force=True)
 
 
+def test_check_target_replaces_only_its_own_kind(target: Path) -> None:
+    check_target(target, force=True, kind="bundle")
+
+    with pytest.raises(EdgeBertError, match="out: is a bundle, so --force does not replace it by a checkpoint"):
+        check_target(target, force=True, kind="checkpoint")
+
+
+def test_publish_does_not_replace_another_kind(target: Path) -> None:
+    def publish_checkpoint() -> None:
+        with publish(target, force=True) as partial:
+            (partial / "edgebert.yaml").write_text("new")
+
+    with pytest.raises(EdgeBertError, match="out: is a bundle"):
+        publish_checkpoint()
+
+    assert _content(target) == {"edgebert.json": "old"}
+    assert _beside(target) == []
+
+
+def test_check_target_is_what_it_is_made_from(target: Path) -> None:
+    (target.parent / "link").symlink_to("out")
+
+    with pytest.raises(ConfigError, match=r"out: is the input .*link, which writing there would destroy"):
+        check_target(target, force=True, sources=["no/such", target.parent / "link"])
+
+
+def test_check_target_holds_what_it_is_made_from(target: Path) -> None:
+    with pytest.raises(ConfigError, match=r"out: holds the input .*edgebert\.json"):
+        check_target(target, force=True, sources=[target / "edgebert.json"])
+
+
+@pytest.mark.parametrize("name", ["inner", "graphs/inner"])
+def test_publish_inside_a_bundle(target: Path, name: str) -> None:
+    (target / "graphs").mkdir()
+
+    with pytest.raises(ConfigError, match=r"inner: is inside the bundle .*out, which takes no other files"):
+        _write_new(target / name)
+
+    assert sorted(path.name for path in target.rglob("*")) == ["edgebert.json", "graphs"]
+
+
 def test_check_target_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
 
