@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from edgebert import cli
+from edgebert import cli, evaluate
 from edgebert.bundle import open_bundle
 from edgebert.errors import BundleError
 from edgebert.runtime.graphs import Graph
@@ -273,11 +273,45 @@ def test_info_json(invoke: Invoke, dact_bundle: Path) -> None:
 
 
 def test_eval_min_metric(invoke: Invoke, dact_bundle: Path, sentiment_data: Path) -> None:
-    code, out, err = invoke("eval", dact_bundle, "--data", sentiment_data / "test.tsv", "--min-metric", 1.01)
+    code, out, err = invoke("eval", dact_bundle, "--data", sentiment_data / "test.tsv", "--min-metric", 1)
 
     assert code == 4
     assert "| bundle" in out
-    assert "expected a metric of at least 1.01" in err
+    assert "expected a metric of at least 1.0" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        (("eval", "b", "--data", "d", "--min-metric"), "nan"),
+        (("eval", "b", "--data", "d", "--min-metric"), "99"),
+        (("verify", "b", "--tolerance"), "nan"),
+        (("verify", "b", "--tolerance"), "-1"),
+        (("export", "c", "b", "--tolerance"), "inf"),
+        (("quantize", "b", "q", "--max-drop"), "nan"),
+        (("run", "b", "text", "--memory-budget-mb"), "nan"),
+    ],
+)
+def test_number_out_of_range(invoke: Invoke, option: tuple[str, ...], value: str) -> None:
+    code, _, err = invoke(*option, value)
+
+    assert code == 2
+    assert f"Invalid value for '{option[-1]}': " in err
+    assert value in err
+    assert len(err.splitlines()) == 1
+
+
+def test_eval_min_metric_without_a_metric(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, dact_bundle: Path, sentiment_data: Path
+) -> None:
+    result = evaluate.evaluate_bundle([dact_bundle], [sentiment_data / "test.tsv"], threads=1)
+    result["rows"][0]["metric"] = float("nan")
+    monkeypatch.setattr(evaluate, "evaluate_bundle", lambda *_, **__: result)
+
+    code, _, err = invoke("eval", dact_bundle, "--data", "test.tsv", "--min-metric", 0)
+
+    assert code == 4
+    assert "expected a metric of at least 0.0, got nan" in err
 
 
 def test_eval_label_of_another_task(invoke: Invoke, dact_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from edgebert.errors import ConfigError, require
@@ -20,6 +22,22 @@ provider_option = click.option(
     "--provider", default="cpu", show_default=True, help="Where graphs run; edgebert info lists what there is."
 )
 
+
+class NumberRange(click.FloatRange):
+    """A range of finite numbers: click's own takes nan, which no comparison refuses, into any."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns the number; fails where there is none, or it is outside the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}.", param, ctx)
+        return number
+
+
+share_range = NumberRange(0, 1)
+"""What a share, or a metric, can be."""
+positive_range = NumberRange(min=0, min_open=True)
+"""What a tolerance or a budget can be."""
 repeat_range = click.IntRange(1, 10_000)
 """How often a measurement may be repeated: it would not end in a lifetime otherwise."""
 seed_range = click.IntRange(0, 2**32 - 1)

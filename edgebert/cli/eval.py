@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from edgebert.cli._options import json_option, print_json, print_lines, provider_option, read_columns, read_numbers
+from edgebert.cli._options import (
+    json_option,
+    print_json,
+    print_lines,
+    provider_option,
+    read_columns,
+    read_numbers,
+    share_range,
+)
 from edgebert.errors import QualityError
 from edgebert.output import ConsoleReporter
 
@@ -19,7 +27,7 @@ from edgebert.output import ConsoleReporter
 @click.option(
     "--against", multiple=True, help="static-frontier, fixed-exits, or a bundle to compare with text by text."
 )
-@click.option("--min-metric", type=float, help="Exit with 4 when the first row's metric is below this (0 to 1).")
+@click.option("--min-metric", type=share_range, help="Exit with 4 when the first row's metric is below this (0 to 1).")
 @click.option("-b", "--batch-size", default=32, show_default=True, help="1 gives latency percentiles.")
 @click.option(
     "--timed-texts",
@@ -85,5 +93,5 @@ def command(
     else:
         print_lines(evaluation_table(result))
     metric = result["rows"][0]["metric"]
-    if min_metric is not None and metric < min_metric:
+    if min_metric is not None and not metric >= min_metric:  # nan is no metric that is reached
         raise QualityError(f"{bundles[0]}: expected a metric of at least {min_metric}, got {metric:.4f}.")

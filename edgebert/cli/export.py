@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgebert.cli._options import force_option, json_option, print_json, say_next
+from edgebert.cli._options import force_option, json_option, positive_range, print_json, say_next
 from edgebert.errors import ConfigError, require
 from edgebert.output import ConsoleReporter
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of weights and states; fp16 is for GPUs.")
 @click.option("--link/--no-link", default=None, help="Join each exit with the layer before it: one call, not two.")
 @click.option("--verify-samples", type=int, help="Random inputs on which torch and the bundle are compared.")
-@click.option("--tolerance", type=float, help="Largest difference the comparison allows.")
+@click.option("--tolerance", type=positive_range, help="Largest difference the comparison allows.")
 @force_option
 @json_option
 def command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli._options import force_option, json_option, print_json, read_columns, say_next
+from edgebert.cli._options import NumberRange, force_option, json_option, print_json, read_columns, say_next
 from edgebert.output import ConsoleReporter
 
 
@@ -25,7 +25,11 @@ from edgebert.output import ConsoleReporter
 @click.option("--calibration", help="Texts that static scales are taken from: a file, or a folder's train split.")
 @click.option("--calibration-texts", type=click.IntRange(min=1), help="How many of them.")
 @click.option("--eval", "evaluation", multiple=True, help="Labelled file to measure the drop on; may be repeated.")
-@click.option("--max-drop", type=float, help="Points of the metric that may be lost; graphs stay fp32 until it is met.")
+@click.option(
+    "--max-drop",
+    type=NumberRange(min=0),
+    help="Points of the metric that may be lost; graphs stay fp32 until it is met.",
+)
 @click.option("--smooth-quant/--no-smooth-quant", default=None, help="SmoothQuant before static (neural_compressor).")
 @click.option("--columns", help="Which column is which field, such as text=sentence,label=label.")
 @force_option

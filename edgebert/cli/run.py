@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgebert.cli._options import json_option, policy_option, provider_option, read_columns
+from edgebert.cli._options import json_option, policy_option, positive_range, provider_option, read_columns
 
 
 @click.command(name="run")
@@ -23,9 +23,7 @@ from edgebert.cli._options import json_option, policy_option, provider_option, r
 @click.option("--threads", type=click.IntRange(min=1))
 @provider_option
 @click.option("--prepare", is_flag=True, help="Prepare the bundle for this machine first, unless it is.")
-@click.option(
-    "--memory-budget-mb", type=click.FloatRange(min=0, min_open=True), help="Most that loaded graphs may hold."
-)
+@click.option("--memory-budget-mb", type=positive_range, help="Most that loaded graphs may hold.")
 @click.option("--trace", is_flag=True, help="Show layers, tokens and cost of each text.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table", show_default=True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli._options import json_option, print_json
+from edgebert.cli._options import json_option, positive_range, print_json
 
 
 @click.command(name="verify")
@@ -19,7 +19,7 @@ from edgebert.cli._options import json_option, print_json
     show_default=True,
     help="Random inputs of that comparison.",
 )
-@click.option("--tolerance", default=1.0e-4, show_default=True)
+@click.option("--tolerance", type=positive_range, default=1.0e-4, show_default=True)
 @click.option("--public-key", type=click.Path(path_type=Path), help="Whose signature it must have; see edgebert sign.")
 @click.option("--signature", type=click.Path(path_type=Path), help="Where that is.  [default: model.sig in the bundle]")
 @click.option("--deep", is_flag=True, help="Also load the single file, and ask again what was asked at the export.")
