@@ -35,6 +35,7 @@ from edgebert.encoders._checkpoint import (
     settings_of,
 )
 from edgebert.errors import ConfigError, DataError, require
+from edgebert.hub import model_options
 from edgebert.methods._heads import SPAN_RENAMES
 from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
@@ -246,7 +247,9 @@ def fetch_tokenizer(source: str) -> dict[str, bytes]:
     if Path(source).is_dir():
         _check_vocabulary(Path(source))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **_letter_case(Path(source)))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, use_fast=True, **model_options(source), **_letter_case(Path(source))
+        )
     # transformers also runs into plain Python errors over files that are damaged or not there.
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

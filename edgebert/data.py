@@ -19,13 +19,14 @@ import msgspec
 
 from edgebert.arguments import check_path
 from edgebert.errors import ConfigError, DataError, require, suggestion
+from edgebert.hub import is_reached, may_be_hub_id, similar
 from edgebert.printable import shown
 from edgebert.read import LARGEST_DATA_BYTES, is_folder, open_file, read_file, reason_of
 
 FIELDS = ("text", "text_pair", "label")
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+_HUB_ID = re.compile(r"(?P<name>[^/:]+/[^/:]+)(:[\w.-]+)?")
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -138,13 +139,19 @@ def _find_file(source: str | Path, split: str | None) -> Path | None:
         return _find_split(path, split)
     suffix = path.suffix.lower()
     if is_there is None:
-        if isinstance(source, str) and suffix not in _READERS and _HUB_ID.fullmatch(source):
+        if isinstance(source, str) and suffix not in _READERS and _is_hub_id(source):
             return None
-        raise DataError(f"{path}: no such file; check the path.")
+        hint = similar(path) or " Check the path; a hub data set is owner/name."
+        raise DataError(f"{path}: no such file or folder.{hint}")
     if suffix not in _READERS:
         endings = ", ".join(_READERS)
         raise _malformed(str(path), f"a file ending in {endings}", suffix or "no ending", "rename or convert it")
     return path
+
+
+def _is_hub_id(source: str) -> bool:
+    match = _HUB_ID.fullmatch(source)
+    return match is not None and may_be_hub_id(match["name"])
 
 
 def stems_of(split: str) -> tuple[str, ...]:
@@ -317,6 +324,9 @@ def _hub_rows(source: str, split: str | None) -> Iterator[_Row]:
         raise ConfigError(f"{source}: is a hub data set: say which split to read (train, validation or test).")
     datasets = require("datasets", extra="hub", purpose=f"reading the hub data set {source}")
     name, _, configuration = source.partition(":")
+    is_cached = any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{name.partition('/')[0]}___*"))
+    if not is_cached and not is_reached(name, "dataset"):
+        raise DataError(f"{source}: no such file or folder, and the hub cannot be reached.{similar(name)}")
     try:
         dataset = datasets.load_dataset(name, configuration or None, split=split)
     except (OSError, ValueError, RuntimeError) as error:

@@ -300,12 +300,38 @@ def test_read_examples_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "source", ["missing.tsv", "data/missing.jsonl", "./missing", "/missing/folder", "a/b/c", "~/data"]
+    "source", ["missing", "missing.tsv", "data/missing.jsonl", "./missing", "/missing/folder", "a/b/c", "~/data"]
 )
 @pytest.mark.usefixtures("no_hub")
 def test_read_examples_missing_path(source: str) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_examples(source, split="train")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_read_examples_missing_path_names_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").touch()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(DataError, match=r"^daat: no such file or folder\. Did you mean 'data'\?$"):
+        read_examples("daat", split="train")
+    with pytest.raises(DataError, match=r"^data/train: no such file or folder\. Did you mean 'data/train\.tsv'\?$"):
+        read_examples("data/train", split="train")
+
+
+def test_read_examples_hub_out_of_reach(datasets: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("was tried"))
+
+    with pytest.raises(DataError) as raised:
+        read_examples("daat/validation", split="validation")
+
+    assert str(raised.value) == (
+        "daat/validation: no such file or folder, and the hub cannot be reached. Did you mean 'data'?"
+    )
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -403,9 +429,7 @@ def _hub_dataset(datasets: Any) -> object:
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "configuration"), [("stanfordnlp/sst2", None), ("nyu-mll/glue:mrpc", "mrpc"), ("imdb", None)]
-)
+@pytest.mark.parametrize(("source", "configuration"), [("stanfordnlp/sst2", None), ("nyu-mll/glue:mrpc", "mrpc")])
 def test_read_examples_hub(
     datasets: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
@@ -419,6 +443,7 @@ def test_read_examples_hub(
         calls.append((name, config, split))
         return _hub_dataset(datasets)
 
+    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
 
@@ -445,6 +470,7 @@ def test_read_examples_hub(
 def test_read_examples_hub_malformed(
     datasets: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str], message: str
 ) -> None:
+    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: _hub_dataset(datasets))
 
     with pytest.raises(DataError) as raised:
@@ -461,6 +487,7 @@ def test_read_examples_hub_refused(datasets: ModuleType, monkeypatch: pytest.Mon
     def load_dataset(*_: object, **__: object) -> object:
         raise error
 
+    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
     with pytest.raises(DataError) as raised:

@@ -7,6 +7,7 @@ import math
 import click
 
 from edgebert.errors import ConfigError, require
+from edgebert.hub import may_be_hub_id
 from edgebert.output import json_text
 from edgebert.printable import printable
 
@@ -52,6 +53,12 @@ def require_training(command: str) -> None:
     """
     for module in ("torch", "transformers", "accelerate", "sklearn", "scipy"):
         require(module, extra="demo" if command == "demo" else "train", purpose=f"edgebert {command}")
+
+
+def say_hub(source: str | None) -> None:
+    """Says of a single name that no folder has that it is looked for on the hub, where old models have such names."""
+    if source is not None and "/" not in source and may_be_hub_id(source):
+        click.echo(printable(f"{source}: no such folder; trying the hub"), err=True)
 
 
 def say_next(command: str) -> None:

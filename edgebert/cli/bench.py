@@ -16,6 +16,7 @@ from edgebert.cli._options import (
     read_columns,
     read_numbers,
     repeat_range,
+    say_hub,
 )
 from edgebert.errors import ConfigError
 from edgebert.output import ConsoleReporter
@@ -87,6 +88,7 @@ def command(
     from edgebert.bench_table import cold_table, table
     from edgebert.config import parse_setting
 
+    say_hub(reference)
     shared: dict[str, Any] = {
         "data": data,
         "columns": read_columns(columns) or None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli._options import force_option, json_option, print_json, say_next
+from edgebert.cli._options import force_option, json_option, print_json, say_hub, say_next
 from edgebert.errors import require
 from edgebert.output import ConsoleReporter
 
@@ -35,6 +35,7 @@ def command(
 
     from edgebert.convert import convert_checkpoint
 
+    say_hub(tokenizer)
     made = convert_checkpoint(
         source,
         checkpoint,

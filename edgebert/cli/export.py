@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgebert.cli._options import force_option, json_option, positive_range, print_json, say_next
+from edgebert.cli._options import force_option, json_option, positive_range, print_json, say_hub, say_next
 from edgebert.errors import ConfigError, require
 from edgebert.output import ConsoleReporter
 
@@ -114,6 +114,7 @@ def _export(
 
     if layout != "single":
         check_target(target, force=single.force, kind="bundle", sources=[checkpoint])
+    say_hub(checkpoint)
     make = partial(
         export_model, checkpoint, method=method, settings=settings, overrides=overrides, reporter=ConsoleReporter()
     )

@@ -12,6 +12,7 @@ from edgebert.cli._options import (
     print_json,
     read_columns,
     require_training,
+    say_hub,
     say_next,
     seed_range,
     set_option,
@@ -55,6 +56,7 @@ def command(
     require_training("train")
     from edgebert.training import train_model
 
+    say_hub(read.train.model)
     made = train_model(
         read, output, seed=seed, max_steps=max_steps, is_resumed=resume, force=force, reporter=ConsoleReporter()
     )

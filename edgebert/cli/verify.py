@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli._options import json_option, positive_range, print_json
+from edgebert.cli._options import json_option, positive_range, print_json, say_hub
 
 
 @click.command(name="verify")
@@ -37,6 +37,7 @@ def command(
     """Check every file of a bundle, load every graph, and compare with torch if a reference is given."""
     from edgebert.verify import verify_bundle
 
+    say_hub(reference)
     result = verify_bundle(
         bundle,
         reference=reference,

@@ -12,6 +12,7 @@ from torch import Tensor
 from edgebert import registry
 from edgebert.encoders._blocks import Encoder, EncoderConfig
 from edgebert.errors import ConfigError
+from edgebert.hub import model_options, similar
 
 
 def build_encoder(settings: dict[str, Any], *, where: str, attention_dropout: float | None = None) -> Encoder:
@@ -92,7 +93,7 @@ def read_architectures(source: str) -> list[str]:
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(source).architectures or []
+        return transformers.AutoConfig.from_pretrained(source, **model_options(source)).architectures or []
     except (OSError, ValueError, KeyError):
         return []  # opening it says what is wrong
 
@@ -118,16 +119,16 @@ def _read(
     import transformers
     from safetensors import SafetensorError
 
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise ConfigError(f"{source}: no such checkpoint folder.")
+    options = model_options(source)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
-        model, loading = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True)
+        model, loading = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True, **options)
     # A RuntimeError, where the weights are not those the settings describe.
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}") from error
+        hint = "" if Path(source).is_dir() else similar(source)
+        raise ConfigError(f"{source}: cannot be opened as a checkpoint folder or hub id: {reason}{hint}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     made_up = sorted(loading["missing_keys"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import Manifest
 from edgebert.errors import ConfigError, require
+from edgebert.hub import model_options, similar
 from edgebert.rivals._protocol import Spec
 from edgebert.rivals._static import StaticSide
 from edgebert.tasks import load_task
@@ -68,11 +69,13 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
     auto_model = getattr(transformers, load_task(manifest.task).AUTO_MODEL)
     if spec.reference is None:
         return _random_model(transformers, auto_model, manifest)
+    options = model_options(spec.reference)
     try:
-        model, loading = auto_model.from_pretrained(spec.reference, output_loading_info=True)
+        model, loading = auto_model.from_pretrained(spec.reference, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--reference {spec.reference}: cannot be opened as a checkpoint: {reason}") from error
+        hint = "" if Path(spec.reference).is_dir() else similar(spec.reference)
+        raise ConfigError(f"--reference {spec.reference}: cannot be opened as a checkpoint: {reason}{hint}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ConfigError(
