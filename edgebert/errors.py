@@ -78,12 +78,14 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         purpose: What it is needed for, as the start of the message.
 
     Raises:
-        MissingExtraError: The module is not installed.
+        MissingExtraError: The module is not installed, or is and cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
+        is_missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
+        reason = "is not installed" if is_missing else f"cannot be imported ({error})"
         raise MissingExtraError(
-            f"{purpose} needs {package}, which is not installed: pip install 'edgebert[{extra}]'"
+            f"{purpose} needs {package}, which {reason}: pip install 'edgebert[{extra}]'"
         ) from error

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,12 @@ def test_require_missing_names_the_extra() -> None:
 
     with pytest.raises(MissingExtraError, match=f"^{re.escape(expected)}$"):
         require("no_such_package.metrics", extra="eval", purpose="scoring")
+
+
+def test_require_installed_but_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_package.py").write_text("raise ImportError('initialization failed')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = "scoring needs broken_package, which cannot be imported (initialization failed): pip install"
+
+    with pytest.raises(MissingExtraError, match=f"^{re.escape(expected)}"):
+        require("broken_package", extra="eval", purpose="scoring")

@@ -16,6 +16,7 @@ import click
 from edgebert import __version__, registry
 from edgebert.cli._ending import ToldToEnd, one_line_warnings, told_to_end
 from edgebert.errors import EdgeBertError, suggestion
+from edgebert.interrupts import interruptible
 from edgebert.printable import message_line
 
 
@@ -50,7 +51,7 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written as an escape
     try:
-        with one_line_warnings(), told_to_end():
+        with interruptible(), one_line_warnings(), told_to_end():
             code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except ToldToEnd as told:
