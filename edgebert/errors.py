@@ -64,7 +64,7 @@ class MissingExtraError(EdgeBertError, ImportError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean ...?' for the nearest known name, or the list of names when none is near."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
 

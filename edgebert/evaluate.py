@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import frontier
+from edgebert.bundle import Bundle
 from edgebert.bundle.manifest import Manifest, Quantization
 from edgebert.data import Example, texts_of
 from edgebert.deployment import add_deployment, spread
@@ -18,6 +19,7 @@ from edgebert.output import Reporter
 from edgebert.policies import knob_names
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.points import find_point
 from edgebert.runtime.threads import available_threads
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
@@ -160,7 +162,7 @@ def _measure_bundle(
         is_static = model.manifest.rule.policy == "never"
         for policy in ("default",) if is_static else policies:
             model.set_policy(policy)
-            model.set_policy(policy, **_knobs_for(model.manifest, policy, settings, len(policies)))
+            model.set_policy(policy, **_knobs_for(model.bundle, policy, settings, len(policies)))
             measured.append(how.measure(model, path, policy))
         _add_agreement(measured, model, how)
         if STATIC_FRONTIER in against and is_static:
@@ -187,28 +189,28 @@ def _thread_counts(threads: int | Sequence[int] | None, timed_texts: int) -> lis
 
 def _check_settings(settings: Mapping[str, Any], bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
     """Refuses a knob that none of the policies asked for has, in none of the bundles."""
-    manifests = [find_bundle(path).manifest for path in bundles]
-    known = {knob for m in manifests for policy in policies for knob in _knobs_of(m, policy, len(policies))}
+    opened = [find_bundle(path) for path in bundles]
+    known = {knob for bundle in opened for policy in policies for knob in _knobs_of(bundle, policy, len(policies))}
     for knob in settings:
         if knob not in known:
             raise ConfigError(f"unknown knob {knob!r} for these bundles and policies.{suggestion(knob, known)}")
 
 
-def _knobs_for(manifest: Manifest, policy: str, settings: Mapping[str, Any], n_policies: int) -> dict[str, Any]:
+def _knobs_for(bundle: Bundle, policy: str, settings: Mapping[str, Any], n_policies: int) -> dict[str, Any]:
     """Returns the knobs a policy gets: of those given, the ones it has."""
-    known = _knobs_of(manifest, policy, n_policies)
+    known = _knobs_of(bundle, policy, n_policies)
     return {knob: value for knob, value in settings.items() if knob in known}
 
 
-def _knobs_of(manifest: Manifest, policy: str, n_policies: int) -> set[str]:
+def _knobs_of(bundle: Bundle, policy: str, n_policies: int) -> set[str]:
     """Returns the knobs that can be set; a static bundle has none.
 
     `default` asked for alone has those of every policy of the method, as a knob then chooses its policy.
     """
+    manifest = bundle.manifest
     if manifest.rule.policy == "never":
         return set()
-    points = manifest.operating_points
-    names = {points[policy].policy if policy in points else policy}
+    names = {find_point(manifest, policy, where=str(bundle.path)).policy}
     if policy == "default" and n_policies == 1:
         names.update(manifest.policies)
     return {knob for name in names for knob in knob_names(name)}

@@ -31,6 +31,7 @@ def test_error_classes_exit_code_and_builtin(name: str, builtin: type[Exception]
     [
         ("treshold", ["slack", "threshold"], " Did you mean 'threshold'?"),
         ("zzz", ["b", "a"], " Known: a, b."),
+        ("zzz", ["b", "a", "b"], " Known: a, b."),
         ("zzz", [], " Known: none."),
     ],
 )

@@ -98,7 +98,7 @@ def test_evaluate_unknown_setting(
 
 
 def test_evaluate_unknown_policy_is_named_before_its_knob(dact_bundle: Path, sentiment_data: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown policy 'confidense'"):
+    with pytest.raises(ConfigError, match="dact has no point or policy 'confidense'; it has"):
         evaluate_bundle(
             [dact_bundle], [sentiment_data / "test.tsv"], policies=["confidense"], settings={"threshold": 0.6}
         )

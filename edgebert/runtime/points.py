@@ -12,9 +12,12 @@ from edgebert.bundle.manifest import Manifest, OperatingPoint
 from edgebert.errors import ConfigError, suggestion
 from edgebert.policies import Policy, knob_names, make_policy
 
+TUNED = ("accurate", "balanced", "fast", "guaranteed")
+"""What `edgebert tune` calls its points unless told otherwise."""
 
-def find_point(manifest: Manifest, name: str) -> OperatingPoint:
-    """Returns the operating point of a name, or a policy's with its knobs as they are.
+
+def find_point(manifest: Manifest, name: str, *, where: str = "this bundle") -> OperatingPoint:
+    """Returns the operating point of a name, or a policy's with its knobs as they are; `where` names the bundle.
 
     Raises:
         ConfigError: The bundle has neither of that name.
@@ -24,8 +27,9 @@ def find_point(manifest: Manifest, name: str) -> OperatingPoint:
     if name in points:
         return points[name]
     if name not in manifest.policies:
-        known = [*points, *manifest.policies]
-        raise ConfigError(f"unknown policy {name!r} for this bundle.{suggestion(name, known)}")
+        known = ", ".join(sorted({*points, *manifest.policies}))
+        cure = "; edgebert tune makes it" if name in TUNED else ""
+        raise ConfigError(f"{where} has no point or policy {name!r}; it has {known}{cure}.")
     return rule if name == rule.policy else OperatingPoint(policy=name, knobs={})
 
 

@@ -114,7 +114,8 @@ def single_bytes(
         raise ConfigError(f"knobs: expected {' or '.join(KNOBS)}, got {knobs!r}.")
     if samples < 1:
         raise ConfigError(f"samples: expected 1 or more, got {samples}.")
-    _, chosen = make_point(bundle.manifest, find_point(bundle.manifest, point), {})
+    found = find_point(bundle.manifest, point, where=str(bundle.path))
+    _, chosen = make_point(bundle.manifest, found, {})
     made = compose(bundle, chosen.policy, chosen.knobs, _facts(bundle, chosen), requires_knobs=knobs == "required")
     given = {name: np.asarray(value) for name, value in made.knobs.items()} if knobs == "required" else {}
     name = f"{bundle.path.name}: single file"

@@ -310,7 +310,7 @@ def test_wrong_names_and_numbers(dact_bundle: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"single: a single file is called something.onnx, such as single.onnx"):
         export_single(dact_bundle, tmp_path / "single")
-    with pytest.raises(ConfigError, match=r"unknown policy 'confidance' .* Did you mean 'confidence'"):
+    with pytest.raises(ConfigError, match=r"has no point or policy 'confidance'; it has .*confidence"):
         export_single(dact_bundle, tmp_path / "single.onnx", point="confidance")
     with pytest.raises(ConfigError, match="knobs: expected defaults or required, got 'none'"):
         export_single(dact_bundle, tmp_path / "single.onnx", knobs="none")  # type: ignore[arg-type]
