@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from edgebert.errors import ConfigError, DataError, EdgeBertError
 from edgebert.printable import shown
 
 _T = TypeVar("_T")
+_NameOrPath = TypeVar("_NameOrPath", str, str | Path)
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
@@ -72,6 +73,11 @@ def check_path(name: str, value: object, *, error: type[EdgeBertError] = DataErr
     if not isinstance(value, str | Path):
         raise error(f"{name}: expected a path, got {shown(value)}.")
     return Path(value)
+
+
+def one_or_more(given: _NameOrPath | Sequence[_NameOrPath]) -> list[_NameOrPath]:
+    """Returns a list of names or paths; a single one is a list of it, not of its letters."""
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def items_of(name: str, values: Iterable[_T]) -> Iterator[_T]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import frontier
+from edgebert.arguments import one_or_more
 from edgebert.bundle import Bundle
 from edgebert.bundle.manifest import Manifest, Quantization
 from edgebert.data import Example, texts_of
@@ -30,14 +31,14 @@ FIXED_EXITS = "fixed-exits"
 
 
 def evaluate_bundle(
-    bundles: Sequence[str | Path],
-    data: Sequence[str | Path],
+    bundles: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     *,
-    policies: Sequence[str] = ("default",),
+    policies: str | Sequence[str] = ("default",),
     settings: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     split: str = "validation",
-    against: Sequence[str] = (),
+    against: str | Sequence[str] = (),
     threads: int | Sequence[int] | None = None,
     batch_size: int = 32,
     timed_texts: int = 0,
@@ -49,8 +50,8 @@ def evaluate_bundle(
     """Evaluates bundles under policies and compares them.
 
     Args:
-        bundles: Bundle folders.
-        data: Files of labelled texts, evaluated together; a folder or hub id means its `split`.
+        bundles: Bundle folders, or one.
+        data: Files of labelled texts, evaluated together, or one; a folder or hub id means its `split`.
         policies: Operating points or policies; one that a bundle does not have is an error, but for `plain`
             bundles, which are static.
         settings: Knobs set on top of every policy that has them; one that none has is an error.
@@ -84,6 +85,8 @@ def evaluate_bundle(
         DataError: The data cannot be used.
     """
     reporter = reporter or Reporter()
+    bundles, data = one_or_more(bundles), one_or_more(data)
+    policies, against = one_or_more(policies), one_or_more(against)
     counts = _thread_counts(threads, timed_texts)
     for module in ("scipy.stats", "sklearn.metrics"):
         require(module, extra="eval", purpose="evaluation")

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebert.arguments import check_count, check_name, check_path, check_positive, items_of
+from edgebert.arguments import check_count, check_name, check_path, check_positive, items_of, one_or_more
 from edgebert.errors import ConfigError, DataError
 
 
@@ -63,3 +63,11 @@ def test_items_of_gives_them_in_order(values: Any) -> None:
 def test_items_of_refuses(values: Any) -> None:
     with pytest.raises(DataError, match=r"^texts: expected a list, got "):
         items_of("texts", values)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("a/b", ["a/b"]), (Path("a"), [Path("a")]), (("a", "b"), ["a", "b"]), ((), [])],
+)
+def test_one_or_more(given: Any, expected: list[Any]) -> None:
+    assert one_or_more(given) == expected

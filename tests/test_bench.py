@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgebert.bench import SCHEMA, bench_bundles
+from edgebert.bench.cold import bench_cold
 from edgebert.bench_table import table
 from edgebert.bundle import open_bundle
-from edgebert.errors import ConfigError, DataError, EdgeBertError, MissingExtraError
+from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.host import host_facts
 from edgebert.output import Advance, Reporter
 from edgebert.rivals import openvino_bf16, openvino_int8
@@ -607,3 +608,9 @@ def test_bench_a_single_file_holds_one_operating_point(dact_bundle: Path, tmp_pa
 
     with pytest.raises(ConfigError, match="holds the operating point default; leave --policy and --set out"):
         bench_bundles([tmp_path / "both"], against="single", policy="never", lengths=[8], repeats=1)
+
+
+@pytest.mark.parametrize("bench", [bench_bundles, bench_cold])
+def test_bench_takes_one_bundle(bench: Callable[[str], object]) -> None:
+    with pytest.raises(BundleError, match=r"^nothing: no such bundle folder"):
+        bench("nothing")

@@ -326,3 +326,15 @@ def _called_quantized(source: Path, target: Path) -> Path:
         graphs={},
     )
     return derive(open_bundle(source), target, changes={"quantization": facts, "precision": "int8"}).path
+
+
+def test_evaluate_takes_one_of_each(dact_bundle: Path, sentiment_data: Path) -> None:
+    data = sentiment_data / "test.tsv"
+
+    one = evaluate_bundle(str(dact_bundle), str(data), policies="confidence", against="fixed-exits", threads=1)
+
+    several = evaluate_bundle([dact_bundle], [data], policies=["confidence"], against=["fixed-exits"], threads=1)
+    assert [(row["policy"], row["metric"]) for row in one["rows"]] == [
+        (row["policy"], row["metric"]) for row in several["rows"]
+    ]
+    assert one["data"] == [str(data)]

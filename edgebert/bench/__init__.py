@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgebert.arguments import one_or_more
 from edgebert.bench._cases import DEFAULT_LENGTHS, make_cases, make_ladders, read_data
 from edgebert.bench._rows import make_fit, make_ratio, make_row
 from edgebert.bench._sides import add_rivals, bundle_sides
@@ -59,7 +60,7 @@ class _Plan:
 
 
 def bench_bundles(
-    bundles: Sequence[str | Path],
+    bundles: str | Path | Sequence[str | Path],
     *,
     data: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
@@ -93,7 +94,7 @@ def bench_bundles(
     Where all texts have labels, `metric` says how good the answers are; random weights have none.
 
     Args:
-        bundles: Bundle folders.
+        bundles: Bundle folders, or one.
         data: Texts to time, in their order: a file or hub id that the bundles' task reads; of a folder, its validation
             file. A question with all windows of its passage is one text. None times random token ids.
         columns: The data's column for a field, such as {"text": "sentence"}.
@@ -130,6 +131,7 @@ def bench_bundles(
         MissingExtraError: A rival's package is not installed.
         EdgeBertError: A side's process died.
     """
+    bundles = one_or_more(bundles)
     _check(
         threads=threads, batches=batches, lengths=lengths or DEFAULT_LENGTHS, repeats=[repeats], max_texts=[max_texts]
     )
@@ -137,7 +139,7 @@ def bench_bundles(
     _check_lengths(data, max_length, per_layer)
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}), compact=compact)
     sides = bundle_sides(bundles, spec)
-    rivals = [against] if isinstance(against, str | Path) else against or []
+    rivals = one_or_more(against or ())
     pairs = add_rivals(sides, [str(rival) for rival in rivals], against_batch, against_policy, reference)
     examples = read_data(sides, data, columns, max_texts)
     sides = [replace(side, spec=_with_calibration(side.spec, examples, max_length)) for side in sides]

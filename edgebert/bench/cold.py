@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgebert.arguments import one_or_more
 from edgebert.bench._cases import read_data
 from edgebert.bench._rows import compare
 from edgebert.bench._sides import add_rivals, bundle_sides
@@ -64,7 +65,7 @@ class _Starter:
 
 
 def bench_cold(
-    bundles: Sequence[str | Path],
+    bundles: str | Path | Sequence[str | Path],
     *,
     data: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
@@ -85,7 +86,7 @@ def bench_cold(
     there. A ratio is the bundle's time over the rival's.
 
     Args:
-        bundles: Bundle folders.
+        bundles: Bundle folders, or one.
         data: Its first text is answered; None answers a short one.
         columns: The data's column for a field.
         policy: Operating point or policy of the bundles.
@@ -114,7 +115,7 @@ def bench_cold(
     if _NO_START in map(str, rivals):
         raise ConfigError(f"--cold: {_NO_START} starts as the bundle itself does; leave it out.")
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}))
-    sides = bundle_sides(bundles, spec)
+    sides = bundle_sides(one_or_more(bundles), spec)
     pairs = add_rivals(sides, [str(rival) for rival in rivals], None, against_policy, reference)
     examples = read_data(sides, data, columns, 1)
     line = _line(sides, texts_of(examples)[0] if examples else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 
@@ -27,7 +28,7 @@ provider_option = click.option(
 class NumberRange(click.FloatRange):
     """A range of finite numbers: click's own takes nan, which no comparison refuses, into any."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Returns the number; fails where there is none, or it is outside the range."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from edgebert import registry
+from edgebert.arguments import one_or_more
 from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
 from edgebert.bundle.publish import check_target
@@ -38,7 +39,7 @@ def quantize_bundle(
     settings: QuantizeConfig | None = None,
     overrides: Mapping[str, Any] | None = None,
     calibration: str | Path | None = None,
-    evaluation: Sequence[str | Path] = (),
+    evaluation: str | Path | Sequence[str | Path] = (),
     columns: Mapping[str, str] | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
@@ -51,7 +52,7 @@ def quantize_bundle(
         settings: How to quantize; None takes those in the bundle's own configuration.
         overrides: Single keys of the settings to change, such as `{"mode": "static"}`.
         calibration: Texts for `static`: a file, or the train split of a folder. Labels are not read.
-        evaluation: Labelled files to measure the drop on, for `max_drop`; a folder means its validation split.
+        evaluation: Labelled files, or one, to measure the drop on, for `max_drop`; a folder means its validation split.
         columns: Which column of the data is which field.
         force: Replace an existing bundle.
         reporter: Where progress goes.
@@ -64,7 +65,7 @@ def quantize_bundle(
         QualityError: The drop is not met, or a graph would not run in integers; nothing is published.
         EdgeBertError: The bundle cannot be written; what was there is untouched.
     """
-    reporter = reporter or Reporter()
+    reporter, evaluation = reporter or Reporter(), one_or_more(evaluation)
     opened = open_bundle(source)
     check_target(Path(bundle), force=force, kind="bundle", sources=[source])
     settings = _settings(opened, settings, overrides or {})

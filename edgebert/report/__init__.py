@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from edgebert import registry
+from edgebert.arguments import one_or_more
 from edgebert.errors import EdgeBertError
 from edgebert.output import Reporter
 from edgebert.report._drawing import load_altair, load_converter, specification
@@ -27,7 +28,7 @@ _CLIP = re.compile(r"\bclip(\d+)\b")
 
 
 def write_report(
-    results: Sequence[str | Path],
+    results: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     svg: str | Path | None = None,
@@ -37,7 +38,7 @@ def write_report(
     """Writes the pictures of results as one HTML file, which opens without a network.
 
     Args:
-        results: Files that `edgebert eval --json` and `edgebert bench --json` printed.
+        results: Files that `edgebert eval --json` and `edgebert bench --json` printed, or one.
         output: The HTML file to write.
         svg: A folder for the same charts as SVG files; None writes none.
         force: Replace files that are there.
@@ -52,6 +53,7 @@ def write_report(
         EdgeBertError: A file cannot be written, or is there already.
         MissingExtraError: altair or vl-convert is not installed.
     """
+    results = one_or_more(results)
     target, folder = Path(output), None if svg is None else Path(svg)
     pictures = sorted((registry.load(__name__, name) for name in registry.names(__name__)), key=lambda one: one.PLACE)
     check_file(target, force=force, sources=results)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from edgebert import registry
+from edgebert.arguments import one_or_more
 from edgebert.bundle import CONFIG_NAME, Bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.bundle.publish import check_target
@@ -47,7 +48,7 @@ def tune_bundle(
     default: str | None = None,
     target: str | Path | None = None,
     force: bool = False,
-    policies: Sequence[str] | None = None,
+    policies: str | Sequence[str] | None = None,
     settings: TuneConfig | None = None,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
@@ -79,7 +80,7 @@ def tune_bundle(
         default: The point, of those chosen, that becomes `default` too.
         target: Where the bundle goes; None replaces it in one step.
         force: Replace an existing target.
-        policies: Policies to choose from; None: all of the method, and for a guarantee its rule's own.
+        policies: Policies to choose from, or one; None: all of the method, and for a guarantee its rule's own.
         settings: None takes those of the bundle's configuration.
         columns: Which column of the data is which field.
         split: Which split of a folder or hub id; it must be said.
@@ -100,6 +101,7 @@ def tune_bundle(
         QualityError: No setting meets the budget; names the nearest. Nothing is written.
     """
     reporter = reporter or Reporter()
+    policies = None if policies is None else one_or_more(policies)
     opened = find_bundle(bundle)
     task = load_task(opened.manifest.task)
     wanted = read_budget(budget) if budget is not None else None
