@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from edgebert import registry
 from edgebert.bundle.manifest import OperatingPoint
@@ -41,6 +40,7 @@ from edgebert.methods._program import AdaptiveModel
 from edgebert.methods._tasks import check_task
 from edgebert.read import LARGEST_SETTINGS_BYTES, read_file, read_object
 from edgebert.tasks import Task, load_task
+from edgebert.yaml_tree import write_yaml
 
 FACTS_NAME = "edgebert.yaml"
 WEIGHTS_NAME = "model.safetensors"
@@ -115,9 +115,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, force: bool) -> Non
         weights = {name: tensor.contiguous() for name, tensor in _weights(checkpoint).items()}
         save_weights(weights, partial / WEIGHTS_NAME)
         (partial / "config.json").write_bytes(hugging_face_config(checkpoint))
-        (partial / FACTS_NAME).write_text(
-            yaml.safe_dump(msgspec.to_builtins(facts), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        (partial / FACTS_NAME).write_text(write_yaml(msgspec.to_builtins(facts)), encoding="utf-8")
         for name, data in checkpoint.tokenizer.items():
             (partial / name).write_bytes(data)
 

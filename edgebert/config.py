@@ -302,7 +302,7 @@ def _explain(message: str, tree: Any, kind: Any, prefix: str) -> tuple[str, str]
         value = value.get(part) if isinstance(value, dict) else None
     hint = ""
     if isinstance(value, str) and "float" in text:
-        hint = f" (got the text {value!r:.40}: YAML reads 1e-5 as text, write 1.0e-5)"
+        hint = f" {value!r:.40}"
     own = re.match(r"(\w+): ", text)  # a struct's own check names the field
     key = ".".join(part for part in (path, own[1] if own else "") if part)
     if path:

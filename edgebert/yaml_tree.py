@@ -1,8 +1,12 @@
-"""YAML as plain data, strictly: no aliases, no repeated keys, nothing endless; and where each value stands."""
+"""YAML as plain data, strictly: no aliases, no repeated keys, nothing endless; and where each value stands.
+
+PyYAML takes a number with an exponent and no point, such as 1e-5, for text; here it is a number, as in YAML 1.2.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +16,7 @@ from edgebert.errors import ConfigError
 
 _DEEPEST = 50
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 class Tree(NamedTuple):
@@ -49,6 +54,11 @@ def read_yaml(source: bytes | str, *, where: str) -> Tree:
         line_text = f":{mark.line + 1}" if mark is not None and isinstance(source, bytes) else ""
         expected = "" if isinstance(error, _Refusal) else "not YAML: "
         raise ConfigError(f"{where}{line_text}: {expected}{getattr(error, 'problem', None) or error}.") from error
+
+
+def write_yaml(value: Any) -> str:
+    """Returns plain data as a YAML document, in the order it has, that `read_yaml` reads as it was."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Refusal(yaml.MarkedYAMLError):
@@ -101,6 +111,14 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise _Refusal(f"expected text, got the lone surrogate in {value!r:.40}", node.start_mark)
         return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which puts a text like 1e-5 in quotes."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:

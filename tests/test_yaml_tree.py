@@ -1,7 +1,7 @@
 import pytest
 
 from edgebert.errors import ConfigError
-from edgebert.yaml_tree import read_yaml
+from edgebert.yaml_tree import read_yaml, write_yaml
 
 
 def test_read_yaml_with_the_line_of_each_value() -> None:
@@ -38,3 +38,21 @@ def test_read_yaml_refuses(source: bytes | str, message: str) -> None:
         read_yaml(source, where="f")
 
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-5", 1e-5), ("-2E3", -2e3), (".5e1", 5.0), ("1.5e+2", 150.0), ("1.5e2", 150.0)]
+)
+def test_read_yaml_number_with_an_exponent(text: str, number: float) -> None:
+    assert read_yaml(text, where="f").value == number
+
+
+@pytest.mark.parametrize("text", ["1e", "e5", "1e-5x", "1-e5", "v1e5"])
+def test_read_yaml_text_like_a_number(text: str) -> None:
+    assert read_yaml(text, where="f").value == text
+
+
+def test_write_yaml_is_read_as_it_was() -> None:
+    value = {"rate": 1e-5, "labels": ["1e5", "é", "1.0"], "data": None}
+
+    assert read_yaml(write_yaml(value), where="f").value == value

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import yaml
 
 from edgebert import registry
 from edgebert.arguments import one_or_more
@@ -30,6 +29,7 @@ from edgebert.quantize._processor import SATURATING, detect_target
 from edgebert.quantize._recipe import Backend, Calibration, Goal, Recipe
 from edgebert.runtime.model import EdgeModel
 from edgebert.tasks import load_task
+from edgebert.yaml_tree import write_yaml
 
 
 def quantize_bundle(
@@ -292,7 +292,7 @@ class _Work:
         manifest, precision = self.bundle.manifest, self.settings.precision
         effective = {**msgspec.to_builtins(self.settings), "target": self.target}
         configuration = {**_configuration(self.bundle), "quantize": msgspec.to_builtins(self.settings)}
-        text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
+        text = write_yaml(configuration)
         has_configuration = self.bundle.has(CONFIG_NAME)
         if self.bundle.has(SINGLE_NAME):
             self.reporter.say(f"{SINGLE_NAME} is {manifest.precision} and left out: make it again with edgebert export")
