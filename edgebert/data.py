@@ -7,6 +7,7 @@ is split on tabs and knows no quotes: any text without tabs and line ends can st
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import io
 import math
@@ -26,6 +27,7 @@ from edgebert.read import LARGEST_DATA_BYTES, is_folder, open_file, read_file, r
 FIELDS = ("text", "text_pair", "label")
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_JOINED = re.compile(r"\w+(?:([;,|\t])\w+)+")
 _HUB_ID = re.compile(r"(?P<name>[^/:]+/[^/:]+)(:[\w.-]+)?")
 
 
@@ -203,13 +205,10 @@ def _example(row: _Row, names: Mapping[str, str], required: set[str], label_kind
     """Checks one row and picks its fields; `required` are the fields that must have a column."""
     for field in FIELDS:
         if field in required and names[field] not in row.cells:
-            hint = suggestion(names[field], row.cells)
-            raise _malformed(
-                row.named_at,
-                f"a column {names[field]!r}",
-                ", ".join(row.cells) or "no column",
-                f"say in `columns` which one is the {field}{'.' + hint if 'Did you mean' in hint else ''}",
-            )
+            near = difflib.get_close_matches(names[field], row.cells, n=1, cutoff=0.5)
+            got = ", ".join(row.cells) or "no column"
+            cure = f"give --columns {field}={near[0] if near else 'NAME'}"
+            raise _malformed(row.named_at, f"a column {names[field]!r}", got, cure)
     text, text_pair, label = (row.cells.get(names[field]) for field in FIELDS)
     if not isinstance(text, str):
         raise _malformed(row.where, f"{names['text']!r} to be text", _kind(text), "write it as text")
@@ -245,11 +244,12 @@ def _any_text(label: object, where: str) -> str | None:
 
 
 def _tsv_rows(path: Path) -> Iterator[_Row]:
-    return _table_rows(path, ((number, line.split("\t")) for number, line in numbered_lines(path)))
+    records = ((number, line.split("\t")) for number, line in numbered_lines(path))
+    return _table_rows(path, records, separated_by="tabs")
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    return _table_rows(path, _csv_records(path))
+    return _table_rows(path, _csv_records(path), separated_by="commas")
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -267,28 +267,36 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise _malformed(f"{path}:{number}", "quoted CSV", str(error), cure) from error
 
 
-def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]]) -> Iterator[_Row]:
-    """Names the cells of each record after the first record."""
+def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], *, separated_by: str) -> Iterator[_Row]:
+    """Names the cells of each record after the first record; blank lines are none, but of a single column of texts."""
     _, header = next(records)
     names = ", ".join(header)
     if "\r" in names:
         raise _malformed(f"{path}:1", "lines that end in LF", "lines that end in CR alone", "save the file anew")
+    if len(header) == 1 and (joined := _JOINED.fullmatch(names)):
+        separator = f"`{joined[1]}`" if joined[1] != "\t" else "tabs"
+        raise _malformed(f"{path}:1", f"columns separated by {separated_by}", separator, "save the file anew")
     if len(set(header)) < len(header):
         raise _malformed(f"{path}:1", "different column names", names, "rename the repeated one")
-    number = 1
+    is_empty = True
     for number, record in records:
+        if not record or (record == [""] and len(header) > 1):
+            continue
+        is_empty = False
         where = f"{path}:{number}"
         if len(record) != len(header):
             expected = f"{len(header)} columns ({names})"
             raise _malformed(where, expected, str(len(record)), "write one cell for each column")
         yield _Row(dict(zip(header, record, strict=True)), where, f"{path}:1")
-    if number == 1:
+    if is_empty:
         raise _malformed(f"{path}:2", "at least one row below the header", "the end of the file", "add rows")
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
     for number, line in numbered_lines(path):
         where = f"{path}:{number}"
+        if not line.strip():
+            continue
         try:
             cells = msgspec.json.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:

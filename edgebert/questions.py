@@ -153,4 +153,6 @@ def _check_place(answer: _Answer, passage: str, where: str) -> None:
 
 def _lines(path: Path) -> Iterator[Question]:
     for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
         yield Question(*read_question(line, where=f"{path}:{number}"), None, (), number)

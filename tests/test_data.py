@@ -139,23 +139,22 @@ def test_read_examples_without_label_column(tmp_path: Path) -> None:
         (
             "a.tsv",
             "texts\tlabel\na\t1\n",
-            ":1: expected a column 'text', got texts, label; "
-            "say in `columns` which one is the text. Did you mean 'texts'?",
+            ":1: expected a column 'text', got texts, label; give --columns text=texts.",
         ),
         (
             "a.tsv",
             "text\tclass\na\t1\n",
-            ":1: expected a column 'label', got text, class; say in `columns` which one is the label.",
+            ":1: expected a column 'label', got text, class; give --columns label=NAME.",
         ),
         (
             "a.jsonl",
             '{"text": "a", "label": 1}\n{"text": "b"}\n',
-            ":2: expected a column 'label', got text; say in `columns` which one is the label.",
+            ":2: expected a column 'label', got text; give --columns label=NAME.",
         ),
         (
             "a.jsonl",
             "{}\n",
-            ":1: expected a column 'text', got no column; say in `columns` which one is the text.",
+            ":1: expected a column 'text', got no column; give --columns text=NAME.",
         ),
         (
             "a.tsv",
@@ -238,6 +237,21 @@ def test_read_examples_without_label_column(tmp_path: Path) -> None:
             ":1: expected labelled examples, got texts only (.txt); use a .tsv with a label column.",
         ),
         (
+            "a.csv",
+            "text;label\na;1\n",
+            ":1: expected columns separated by commas, got `;`; save the file anew.",
+        ),
+        (
+            "a.tsv",
+            "text,label\na,1\n",
+            ":1: expected columns separated by tabs, got `,`; save the file anew.",
+        ),
+        (
+            "a.csv",
+            "text,label\n\n",
+            ":2: expected at least one row below the header, got the end of the file; add rows.",
+        ),
+        (
             "a.docx",
             "a\n",
             ": expected a file ending in .tsv, .csv, .jsonl, .parquet, .txt, got .docx; rename or convert it.",
@@ -267,8 +281,7 @@ def test_read_examples_malformed(tmp_path: Path, name: str, content: str | bytes
         ),
         (
             {"text": ["a"], "labels": [1]},
-            ": expected a column 'label', got text, labels; "
-            "say in `columns` which one is the label. Did you mean 'labels'?",
+            ": expected a column 'label', got text, labels; give --columns label=labels.",
         ),
         ({"text": [], "label": []}, ": expected at least one row, got none; write one example a row."),
     ],
@@ -297,6 +310,27 @@ def test_read_examples_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(MissingExtraError, match=rf"{source} needs {module}.*edgebert\[hub\]"):
         read_examples(source, split="train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "label": 0}\n \n'),
+        ("a.csv", "text,label\na,1\n\nb,0\n\n"),
+        ("a.csv", "text,label\r\na,1\r\n\r\nb,0\r\n\r\n"),
+        ("a.tsv", "text\tlabel\na\t1\n\nb\t0\n\n"),
+    ],
+)
+def test_read_examples_without_blank_lines(tmp_path: Path, name: str, content: str) -> None:
+    path = _write(tmp_path / name, content)
+
+    assert read_examples(path) == [Example("a", None, "1"), Example("b", None, "0")]
+
+
+def test_read_examples_empty_text_of_a_single_column(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.tsv", "text\na\n\n")
+
+    assert read_examples(path, require_labels=False) == [Example("a"), Example("")]
 
 
 @pytest.mark.parametrize(
@@ -463,7 +497,7 @@ def test_read_examples_hub(
         (
             {"text": "sentense"},
             "stanfordnlp/sst2 (test): expected a column 'sentense', got sentence, idx, label; "
-            "say in `columns` which one is the text. Did you mean 'sentence'?",
+            "give --columns text=sentence.",
         ),
     ],
 )

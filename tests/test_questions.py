@@ -77,6 +77,14 @@ def test_read_questions_malformed(tmp_path: Path, name: str, content: object, me
     assert str(raised.value).startswith(str(tmp_path / name))
 
 
+def test_read_questions_without_blank_lines(tmp_path: Path) -> None:
+    line = '{"question": "q", "context": "c"}\n'
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{line}\n{line}\n", encoding="utf-8")
+
+    assert len(read_questions(path, require_answers=False)) == 2
+
+
 def test_read_questions_nothing_there(tmp_path: Path, questions_data: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.json: no such file; questions are read from"):
         read_questions(tmp_path / "nothing.json")
