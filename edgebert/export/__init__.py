@@ -11,6 +11,7 @@ import msgspec
 import onnx
 import torch
 import yaml
+from torch import nn
 
 from edgebert import registry
 from edgebert.bundle import (
@@ -54,6 +55,8 @@ from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
+MOST_WHOLE_BYTES = 2**31 - 2**24
+"""The most bytes of weights that go into one graph: protobuf ends at 2 GiB, and the nodes need some of them."""
 
 
 def export_model(
@@ -122,7 +125,7 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     shape = model.encoder.config
     plans = plan_graphs(model.steps(), link=settings.link)
     files: dict[str, FileFacts] = {}
-    has_whole = settings.whole_model and method.WHOLE_MODEL
+    has_whole = settings.whole_model and method.WHOLE_MODEL and _fits_one_graph(model, reporter)
     graphs = {f"graphs/{plan.step.file}.onnx": plan for plan in plans if plan.module is not None}
     with reporter.track("export", len(graphs) + has_whole) as advance:
         for path, plan in graphs.items():
@@ -158,6 +161,17 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     }
     manifest = msgspec.structs.replace(manifest, files=files)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+
+
+def _fits_one_graph(model: nn.Module, reporter: Reporter) -> bool:
+    """Says whether a model's weights, in fp32 as they are traced, go into one graph; tells the user if they do not."""
+    size_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if size_bytes > MOST_WHOLE_BYTES:
+        reporter.say(
+            f"whole model: left out: one graph holds {MOST_WHOLE_BYTES / 1e9:.2f} GB of weights, it has "
+            f"{size_bytes / 1e9:.2f}; the split graphs do without it"
+        )
+    return size_bytes <= MOST_WHOLE_BYTES
 
 
 def _graph(plan: GraphPlan, shape: EncoderConfig, opset: int) -> onnx.ModelProto:

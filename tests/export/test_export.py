@@ -21,6 +21,7 @@ from edgebert.errors import ConfigError, EdgeBertError, QualityError
 from edgebert.export import export_model
 from edgebert.export.link import plan_graphs
 from edgebert.export.shapes import SHAPES
+from edgebert.output import Reporter
 
 BUNDLES = {"plain_bundle": ("plain_checkpoint", True), "dact_bundle": ("dact_checkpoint", True)}
 BUNDLES["dact_bundle_split"] = ("dact_checkpoint", False)
@@ -223,6 +224,26 @@ def test_export_interrupted_leaves_the_old_bundle(
 
     assert _content(tmp_path / "bundle") == {"old": b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_whole_model_too_large_for_one_graph_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_checkpoint: Path
+) -> None:
+    said = []
+
+    class Recorder(Reporter):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(export, "MOST_WHOLE_BYTES", 20_000)
+
+    bundle = export_model(
+        small_checkpoint, tmp_path / "bundle", settings=ExportConfig(verify_samples=2), reporter=Recorder()
+    )
+
+    assert not bundle.has("onnx/model.onnx")
+    assert not bundle.has("config.json")
+    assert said[0].startswith("whole model: left out: one graph holds 0.00 GB of weights, it has 0.00; ")
 
 
 def test_export_older_operator_set(tmp_path: Path, small_checkpoint: Path) -> None:
