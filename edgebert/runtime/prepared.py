@@ -134,7 +134,10 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
     Raises:
         BundleError: They lie in a folder, or are files, that somebody else could change.
     """
-    folder = prepared_folder(bundle)
+    try:
+        folder = prepared_folder(bundle)
+    except BundleError:
+        return None  # where there is no place for them there are none
     try:
         _check_owner(folder.parent, private=True)
         _check_owner(folder)

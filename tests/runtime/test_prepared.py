@@ -309,7 +309,7 @@ def test_no_home_to_prepare_in(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(BundleError, match="no home folder to prepare in; say where with EDGEBERT_CACHE"):
         EdgeModel(bundle, prepare=True)
-    with pytest.warns(RuntimeWarning, match="no home folder"), EdgeModel(bundle) as model:
+    with EdgeModel(bundle) as model:  # without a warning: nobody asked for prepared graphs
         assert model.prepared is None
     monkeypatch.setattr("edgebert.describe.provider_states", dict)  # OpenVINO itself wants a home
     assert describe_machine()["cache"].startswith("nowhere: there is no home folder")
