@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert.arguments import check_count
 from edgebert.bundle import SIGNATURE_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, STATES, Manifest, Parity
 from edgebert.decisions import Decision, follow
@@ -68,10 +69,11 @@ def verify_bundle(
 
     Raises:
         BundleError: The bundle is refused, or not as it was signed.
-        ConfigError: A signature, and no key to check it with.
+        ConfigError: A signature, and no key to check it with; fewer samples than one.
         DataError: The reference is not what it was made from, or the key cannot be used.
         QualityError: It differs from the reference, or answers otherwise than when it was made.
     """
+    samples = check_count("samples", samples)
     bundle = open_bundle(path)
     signed = _signed(bundle, public_key, signature)
     notes = bundle.check_files()
@@ -182,6 +184,7 @@ def compare(
         name: What messages call the bundle; None takes its path.
 
     Raises:
+        ConfigError: There are fewer samples than one.
         DataError: The model and the bundle are not of one shape.
         QualityError: A difference is larger than the tolerance, or a decision differs outside the margin.
     """
@@ -190,6 +193,7 @@ def compare(
     from edgebert.methods._program import Batch
     from edgebert.methods._reference import run_reference
 
+    samples = check_count("samples", samples)
     manifest, name = bundle.manifest, name or str(bundle.path)
     is_half = manifest.precision == "fp16"
     tolerance = max(tolerance, HALF_TOLERANCE) if is_half else tolerance

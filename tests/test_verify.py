@@ -42,6 +42,14 @@ def test_compare_agrees(request: pytest.FixtureRequest, bundle: str, checkpoint:
     assert 0 < parity.graph_max_difference <= 1e-5
 
 
+@pytest.mark.parametrize("samples", [0, -1, 1.5])
+def test_nothing_to_compare_is_no_agreement(plain_bundle: Path, plain_checkpoint: Path, samples: int) -> None:
+    with pytest.raises(ConfigError, match=r"^samples: expected .*1 or more, got "):
+        compare(load_checkpoint(plain_checkpoint).model, open_bundle(plain_bundle), samples=samples, tolerance=1e-4)
+    with pytest.raises(ConfigError, match=r"^samples: expected .*1 or more, got "):
+        verify_bundle(plain_bundle, reference="nothing", samples=samples)
+
+
 def test_compare_other_weights(dact_bundle: Path, save_tiny_checkpoint: Callable[..., Path]) -> None:
     other = save_tiny_checkpoint({"name": "dact_bert", "trunk": 16, "halt_bias": 0.0}, NEVER, seed=11)
 
