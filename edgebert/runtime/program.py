@@ -295,18 +295,19 @@ class Program:
         """
         if self.manifest.encoder.layers not in layers:
             raise ConfigError(f"layers: expected the last one, {self.manifest.encoder.layers}, among {list(layers)}.")
-        part = copy.copy(self)
-        part._is_part = True
         program = [step for step in self.manifest.program if step.kind != "layer" or step.layer in layers]
-        part._engine = Engine(program, self.graphs)
-        return part
+        return self._with_engine(Engine(program, self.graphs))
 
     def with_graphs(self: _P, graphs: Mapping[str, Graph]) -> _P:
         """Returns a model that runs some of its graphs, by path, in another form, and shares the others."""
-        changed = copy.copy(self)
-        changed._is_part = True
-        changed._engine = Engine(self.manifest.program, {**self.graphs, **graphs})
-        return changed
+        return self._with_engine(Engine(self.manifest.program, {**self.graphs, **graphs}))
+
+    def _with_engine(self: _P, engine: Engine) -> _P:
+        """Returns a model that runs another engine and shares everything else, so that closing it closes no graphs."""
+        part = copy.copy(self)
+        part._is_part = True
+        part._engine = engine
+        return part
 
     @property
     def graphs(self) -> dict[str, Graph]:
