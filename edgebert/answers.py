@@ -16,9 +16,10 @@ from typing import Any
 import click
 import msgspec
 
-from edgebert.data import read_data, texts_of
+from edgebert.data import names_in, read_data, texts_of
 from edgebert.errors import DataError
 from edgebert.output import json_text, markdown_table
+from edgebert.read import is_folder
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Answer, Prediction
 from edgebert.tasks import Task
@@ -68,6 +69,8 @@ def read_given(
     questions: Sequence[str],
     context: str | None,
     source: str | None,
+    *,
+    has_columns: bool = False,
 ) -> Given:
     """Returns what the options of a run mean.
 
@@ -77,9 +80,11 @@ def read_given(
         questions: Questions given as options.
         context: Their passage, or @ and a file that holds it.
         source: A file, or `-` for stdin, in the place of the others.
+        has_columns: Whether it is said which of its columns is which.
 
     Raises:
-        DataError: There is nothing to answer, too much, or a passage cannot be read.
+        DataError: There is nothing to answer, too much, a folder, columns of what has none, or a text or passage cannot
+            be read.
     """
     kinds = [bool(texts or pairs), bool(questions or context is not None), source is not None]
     if sum(kinds) > 1:
@@ -88,6 +93,11 @@ def read_given(
         raise DataError("no text: give texts, --pair A B, --question Q --context TEXT, or -i FILE (- reads stdin).")
     if bool(questions) != (context is not None):
         raise DataError("a question needs a passage: give --question Q with --context TEXT (or @FILE).")
+    if has_columns and source in (None, "-"):
+        got = "texts" if source is None else "lines of stdin"
+        raise DataError(f"--columns: names the columns of a table, got {got}; give -i FILE, or leave it out.")
+    if source is not None and is_folder(Path(source), error=DataError):
+        raise DataError(f"-i {source}: is a folder; name a file of it ({names_in(Path(source))}).")
     passage = _read_passage(context or "")
     return Given(
         texts=[*map(_as_utf8, texts), *((_as_utf8(first), _as_utf8(second)) for first, second in pairs)],
@@ -97,11 +107,21 @@ def read_given(
 
 
 def _as_utf8(argument: str) -> str:
-    """Returns an argument of the command line as UTF-8, whatever the locale made of it: as lines of stdin are read."""
+    """Returns an argument of the command line as UTF-8, whatever the locale made of it."""
     try:
-        return os.fsencode(argument).decode("utf-8", "replace")
+        data = os.fsencode(argument)
     except UnicodeEncodeError:
         return argument
+    return _decoded(data, where=f"text {argument!r:.40}")
+
+
+def _decoded(data: bytes, *, where: str) -> str:
+    """Returns the text of bytes, which are UTF-8, or are refused as those of a file are."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"the byte 0x{error.object[error.start]:02x}"
+        raise DataError(f"{where}: expected UTF-8, got {got}; write it as UTF-8.") from error
 
 
 def _read_passage(context: str) -> str:
@@ -117,12 +137,14 @@ def _read_passage(context: str) -> str:
 def _stdin_lines(task: Task) -> Iterator[Text]:
     if sys.stdin is None:
         raise DataError("stdin: is closed; give texts, or -i FILE.")
-    lines = iter(partial(sys.stdin.buffer.readline, _LONGEST_LINE + 1), b"")
+    number, lines = 0, iter(partial(sys.stdin.buffer.readline, _LONGEST_LINE + 1), b"")
     for number, line in enumerate(lines, start=1):
         if len(line) > _LONGEST_LINE:
             raise DataError(f"stdin:{number}: expected lines of at most {_LONGEST_LINE} bytes, got a longer one.")
-        text = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8", "replace")
+        text = _decoded(line.removeprefix(codecs.BOM_UTF8 if number == 1 else b""), where=f"stdin:{number}")
         yield task.read_line(text.rstrip("\r\n"), where=f"stdin:{number}")
+    if not number:
+        raise DataError("stdin:1: expected at least one line, got the end; give texts, or -i FILE.")
 
 
 def print_answers(

@@ -184,6 +184,9 @@ def test_run_files_of_questions(invoke: Invoke, bundle: Path, questions_data: Pa
         (["run", "READER", "--question", "a ?", "--context", "@nothing.txt"], "nothing.txt: cannot read the file"),
         (["run", "READER", "a", "--question", "a ?", "--context", "b"], "give either texts, or --question and --co"),
         (["run", "READER", "-i", "-"], "stdin:1: expected {"),
+        (["run", "PLAIN", "-i", "-", "--columns", "text=a"], "--columns: names the columns of a table, got lines of"),
+        (["run", "PLAIN", "a text", "--columns", "text=a"], "--columns: names the columns of a table, got texts; give"),
+        (["run", "READER", "-i", "DATA"], "is a folder; name a file of it ("),
         (["eval", "READER", "--data", "TABLE"], "expected SQuAD's .json or a .jsonl of questions, got .tsv"),
         (["eval", "READER", "--data", "DATA", "--columns", "text=a"], "columns: questions are read from SQuAD's JSON"),
         (["eval", "READER", "PLAIN", "--data", "DATA"], "expected bundles of one task"),
@@ -236,3 +239,11 @@ def test_shipped_configuration_trains(
     assert [trained[0], exported[0], verified[0]] == [0, 0, 0], [trained[2], exported[2], verified[2]]
     assert "run " in exported[2]
     assert '--question "a question" --context "its passage"' in exported[2]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
+def test_command_line_empty_stdin(invoke: Invoke, plain_bundle: Path, form: str) -> None:
+    code, out, error = invoke("run", plain_bundle, "-i", "-", "--format", form, stdin="")
+
+    assert (code, out) == (2, "")
+    assert error == "error: stdin:1: expected at least one line, got the end; give texts, or -i FILE.\n"

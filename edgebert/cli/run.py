@@ -56,7 +56,7 @@ def command(
     from edgebert.config import parse_setting
     from edgebert.runtime.model import EdgeModel
 
-    given = read_given(texts, pairs, questions, context, source)
+    given = read_given(texts, pairs, questions, context, source, has_columns=columns is not None)
     with EdgeModel.from_pretrained(
         bundle,
         policy=policy,

@@ -261,13 +261,22 @@ def _line_of(result: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def test_the_same_bytes_answer_alike_as_argument_and_on_stdin(dact_bundle: Path) -> None:
-    data = b"a caf\xe9 film \xff\xfe"
+    data = "a café film \ufeff".encode()
     given = _edgebert("run", str(dact_bundle), data, "--format", "jsonl")
     piped = _edgebert("run", str(dact_bundle), "-i", "-", "--format", "jsonl", input=data + b"\n")
 
     assert given.returncode == piped.returncode == 0, given.stderr
     assert given.stdout == piped.stdout
-    assert json.loads(given.stdout)["text"] == "a caf\ufffd film \ufffd\ufffd"
+    assert json.loads(given.stdout)["text"] == "a café film \ufeff"
+
+
+def test_bytes_that_are_not_utf_8_are_refused_as_argument_and_on_stdin(dact_bundle: Path) -> None:
+    given = _edgebert("run", str(dact_bundle), b"a caf\xe9 film")
+    piped = _edgebert("run", str(dact_bundle), "-i", "-", input=b"good\na caf\xe9 film\n")
+
+    assert given.returncode == piped.returncode == 2
+    assert _line_of(given).endswith("expected UTF-8, got the byte 0xe9; write it as UTF-8.")
+    assert _line_of(piped) == "error: stdin:2: expected UTF-8, got the byte 0xe9; write it as UTF-8."
 
 
 @pytest.mark.parametrize(
@@ -275,7 +284,8 @@ def test_the_same_bytes_answer_alike_as_argument_and_on_stdin(dact_bundle: Path)
     [
         ("<&-", 2, "error: stdin: is closed"),
         ("< <(head -c 40000000 /dev/zero)", 2, "error: stdin:1: expected lines of at most "),
-        ("< <(printf 'good\\0film\\n\\377\\n\\n')", 0, ""),
+        ("< <(printf 'good\\0film\\n\\n')", 0, ""),
+        ("< /dev/null", 2, "error: stdin:1: expected at least one line"),
         (">&- < <(echo good)", 0, ""),
         ("2>&- < <(echo good)", 0, ""),
         (">/dev/full < <(echo good)", 1, "error: "),
