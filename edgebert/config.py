@@ -225,10 +225,21 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """
     data = read_file(path, largest_bytes=LARGEST_SETTINGS_BYTES, error=ConfigError)
     tree, lines = read_settings_tree(data, where=str(path))
+    is_sound = _is_sound(tree)
     for override in overrides:
         changed = _apply(tree, override)
         lines = {key: line for key, line in lines.items() if not f"{key}.".startswith(f"{changed}.")}
+    if overrides and is_sound:  # then only they can be wrong
+        return decode_config(tree, where=", ".join(f"--set {override:.80}" for override in overrides))
     return decode_config(tree, where=str(path), lines=lines)
+
+
+def _is_sound(tree: Any) -> bool:
+    try:
+        decode_config(tree, where="")
+    except ConfigError:
+        return False
+    return True
 
 
 def read_settings_tree(data: bytes, *, where: str) -> Tree:

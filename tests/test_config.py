@@ -137,10 +137,10 @@ def test_read_config_missing_file(path: Path) -> None:
         ("train.batch_size", "--set train.batch_size: expected key=value, such as train.batch_size=16."),
         ("=3", "--set =3: expected key=value, such as train.batch_size=16."),
         ("method.name.x=3", "--set method.name.x=3: 'name' is a value, not a section."),
-        ("train.batch=3", "unknown key 'train.batch'. Did you mean 'batch_size'?"),
+        ("train.batch=3", "--set train.batch=3: unknown key 'train.batch'. Did you mean 'batch_size'?"),
         (
             "train.learning_rate=fast",
-            "train.learning_rate: expected `float`, got `str` 'fast'",
+            "--set train.learning_rate=fast: train.learning_rate: expected `float`, got `str` 'fast'",
         ),
     ],
 )
@@ -148,6 +148,14 @@ def test_read_config_override_refused(path: Path, override: str, message: str) -
     path.write_text(VALID)
 
     assert _message(path, override) == message
+
+
+def test_read_config_override_of_a_file_that_is_wrong_itself(path: Path) -> None:
+    path.write_text("method: {name: plain}\ntrain: {batch_size: x}")
+
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: train\.batch_size: expected `int`, got `str`$"):
+        read_config(path, ("train.max_length=16",))
+    assert read_config(path, ("train.batch_size=16",)).train.batch_size == 16
 
 
 def test_read_config_override_not_yaml(path: Path) -> None:

@@ -46,6 +46,9 @@ from edgebert.training.operating_points import choose_operating_points
 from edgebert.training.rows import Rows
 from edgebert.write import write_file
 
+_IDENTITY = "training.json"
+"""What the folder of a training that can go on was trained from."""
+
 
 def train_model(
     config: RunConfig,
@@ -134,6 +137,8 @@ def _train(
         "labels": labels,
         "rows": len(rows),
     }
+    if is_resumed and not (work / _IDENTITY).is_file():
+        reporter.say(f"{target}: nothing to resume; starting")
     _open_work_folder(work, target, identity, is_resumed=is_resumed, force=force)
     if model.learns_from is not None:
         model.learn_from(_open_teacher(model.learns_from, config, labels, text))
@@ -325,7 +330,7 @@ def _open_work_folder(work: Path, target: Path, identity: dict[str, object], *, 
         EdgeBertError: An interrupted training is there and neither option was given, or it is of another kind.
     """
     described = json.dumps(identity, sort_keys=True, indent=1)
-    facts = work / "training.json"
+    facts = work / _IDENTITY
     if work.exists() and not is_resumed:
         if not force:
             raise EdgeBertError(

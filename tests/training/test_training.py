@@ -382,6 +382,15 @@ def test_train_beside_an_interrupted_one(make_config: Callable[..., RunConfig], 
     assert recorder.steps == {"train fine_tune": 2, "train joint": 10}
 
 
+def test_train_resumed_without_an_interrupted_one(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    recorder = _Recorder(stop_after=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_model(make_config("dact_bert"), tmp_path / "out", is_resumed=True, reporter=recorder)
+
+    assert recorder.said[-1] == f"{tmp_path / 'out'}: nothing to resume; starting"
+
+
 @pytest.mark.parametrize("max_steps", [None, 5, 7])
 def test_train_resumed_with_other_steps(
     make_config: Callable[..., RunConfig], tmp_path: Path, max_steps: int | None
