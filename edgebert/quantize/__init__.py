@@ -128,10 +128,17 @@ def _check_settings(
     for pattern in settings.exclude:
         if not any(fnmatch(path, pattern) for path in paths):
             raise ConfigError(f"--exclude {pattern}: matches no graph.{suggestion(pattern, paths)}")
+    if not set(_without(settings.exclude, paths)) - {WHOLE_MODEL_NAME}:
+        raise ConfigError(f"--exclude {', '.join(settings.exclude)}: leaves no graph to quantize; exclude less.")
 
 
 def _graph_paths(bundle: Bundle) -> list[str]:
     return [path for path in bundle.manifest.files if path.endswith(".onnx") and path != SINGLE_NAME]
+
+
+def _without(patterns: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Returns the paths that no pattern matches."""
+    return [path for path in paths if not any(fnmatch(path, pattern) for pattern in patterns)]
 
 
 @dataclass
@@ -176,11 +183,7 @@ class _Work:
         )
         if self.recipe.reduce_range:
             self.reporter.say(f"target {self.target} would overflow with weights of 8 bits: they get 7")
-        self.paths = [
-            path
-            for path in _graph_paths(self.bundle)
-            if not any(fnmatch(path, pattern) for pattern in self.settings.exclude)
-        ]
+        self.paths = _without(self.settings.exclude, _graph_paths(self.bundle))
 
     def read_evaluation(self, sources: Sequence[str | Path], columns: Mapping[str, str] | None) -> list[Example]:
         """Reads the labelled examples that the drop is measured on.
