@@ -14,6 +14,7 @@ from edgebert.host import host_facts
 from edgebert.output import markdown_table
 from edgebert.runtime.prepared import cache_folder, usable_prepared
 from edgebert.runtime.sessions import provider_states
+from edgebert.tasks import load_task
 
 
 def describe_bundle(path: str | Path) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 def describe_text(facts: dict[str, Any]) -> str:
     """Returns the facts as a short text."""
-    encoder = facts["encoder"]
+    encoder, metric = facts["encoder"], load_task(facts["task"]).METRIC
     points = [
         (
             name,
@@ -73,6 +74,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             "-" if point["metric"] is None else f"{point['metric']:.4f}",
             "-" if point["mean_layers"] is None else f"{point['mean_layers']:.2f}",
             "-" if point["cost_ratio"] is None else f"{point['cost_ratio']:.2f}",
+            point["chosen_on"] or "-",
         )
         for name, point in facts["operating_points"].items()
     ]
@@ -101,7 +103,7 @@ def describe_text(facts: dict[str, Any]) -> str:
             f"prepared: {facts['prepared'] or 'no; edgebert prepare makes it load faster, in less memory'}",
             *_quantization_lines(facts["quantization"]),
             "",
-            markdown_table(("operating point", "policy", "knobs", "metric", "layers", "cost"), points),
+            markdown_table(("operating point", "policy", "knobs", metric, "layers", "cost", "chosen on"), points),
             "",
             *(["knobs:", *knobs, ""] if knobs else []),
             markdown_table(("step", "layer", "graph", "inputs", "outputs"), program),

@@ -11,7 +11,10 @@ import pytest
 
 from edgebert import cli, evaluate
 from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import OperatingPoint
+from edgebert.derive import derive
 from edgebert.errors import BundleError
+from edgebert.quantize import of_other_precision
 from edgebert.runtime.graphs import Graph
 from edgebert.runtime.sessions import make_graph
 
@@ -270,6 +273,24 @@ def test_info_json(invoke: Invoke, dact_bundle: Path) -> None:
     facts = json.loads(out)
     assert facts["method"] == "dact_bert"
     assert facts["knobs"]["halting"] == {"slack": "higher"}
+
+
+def test_info_says_what_points_were_chosen_on(invoke: Invoke, dact_bundle: Path, tmp_path: Path) -> None:
+    chosen = OperatingPoint(policy="confidence", knobs={"threshold": 0.9}, chosen_on="train, 40 rows", metric=0.87)
+    source = open_bundle(dact_bundle)
+    points = {**source.manifest.operating_points, "chosen": chosen}
+    moved = {**points, "chosen": of_other_precision(chosen, "fp32")}
+    derive(source, tmp_path / "fp32", changes={"operating_points": points})
+    derive(source, tmp_path / "moved", changes={"operating_points": moved})
+
+    _, out, _ = invoke("info", tmp_path / "fp32")
+    _, other, _ = invoke("info", tmp_path / "moved")
+
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
+    assert cells[0] == ["operating point", "policy", "knobs", "accuracy", "layers", "cost", "chosen on"]
+    assert ["chosen", "confidence", "threshold=0.9", "0.8700", "-", "-", "train, 40 rows"] in cells
+    assert [row[-1] for row in cells if row[0] == "default"] == ["-"]
+    assert "| train, 40 rows, in fp32 |" in other
 
 
 def test_eval_min_metric(invoke: Invoke, dact_bundle: Path, sentiment_data: Path) -> None:
