@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.arguments import check_count
+from edgebert.arguments import check_count, check_positive
 from edgebert.bundle import SIGNATURE_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import MANIFEST_NAME, SINGLE_NAME, STATES, Manifest, Parity
 from edgebert.decisions import Decision, follow
@@ -184,7 +184,7 @@ def compare(
         name: What messages call the bundle; None takes its path.
 
     Raises:
-        ConfigError: There are fewer samples than one.
+        ConfigError: There are fewer samples than one, or the tolerance is not more than 0.
         DataError: The model and the bundle are not of one shape.
         QualityError: A difference is larger than the tolerance, or a decision differs outside the margin.
     """
@@ -196,6 +196,7 @@ def compare(
     samples = check_count("samples", samples)
     manifest, name = bundle.manifest, name or str(bundle.path)
     is_half = manifest.precision == "fp16"
+    tolerance = check_positive("tolerance", tolerance)
     tolerance = max(tolerance, HALF_TOLERANCE) if is_half else tolerance
     margin = tolerance if is_half else MARGIN
     _check_shapes(model, manifest, name)

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import onnx
 import torch
-import yaml
 from torch import nn
 
 from edgebert import registry
@@ -53,6 +52,7 @@ from edgebert.output import Reporter
 from edgebert.samples import record_samples
 from edgebert.tasks import load_task, task_settings
 from edgebert.verify import compare
+from edgebert.yaml_tree import write_yaml
 
 _PACKAGES = ("edgebert", "onnx", "onnxscript", "onnxruntime", "torch", "transformers", "tokenizers", "numpy")
 MOST_WHOLE_BYTES = 2**31 - 2**24
@@ -141,8 +141,7 @@ def _write(checkpoint: Checkpoint, settings: ExportConfig, folder: Path, name: s
     if TOKENIZER_NAME in checkpoint.tokenizer:
         files[TOKENIZER_NAME] = _write_file(folder / TOKENIZER_NAME, checkpoint.tokenizer[TOKENIZER_NAME])
     config = msgspec.structs.replace(checkpoint.facts.config, export=settings)
-    text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True)
-    files[CONFIG_NAME] = _write_file(folder / CONFIG_NAME, text.encode())
+    files[CONFIG_NAME] = _write_file(folder / CONFIG_NAME, write_yaml(msgspec.to_builtins(config)).encode())
     manifest = _manifest(checkpoint, plans, files, settings)
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
     written = open_bundle(folder)

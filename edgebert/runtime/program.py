@@ -79,7 +79,7 @@ class Program:
         self.provider = provider_name(provider)
         self.compact = compact
         self._all_layers = _sum_of_layers(self.manifest)
-        self._rule = make_point(self.manifest, find_point(self.manifest, policy), {})
+        self._rule = make_point(self.manifest, find_point(self.manifest, policy, where=str(bundle.path)), {})
         self._setting_rule = threading.Lock()
         self._origin = Origin(has_threads=has_threads(self.threads, self.provider, session_options))
         with inside_model():
@@ -188,7 +188,7 @@ class Program:
             ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
         with inside_model(), self._setting_rule:
-            point = self.policy if name is None else find_point(self.manifest, name)
+            point = self.policy if name is None else find_point(self.manifest, name, where=str(self.bundle.path))
             if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
                 point = find_point(self.manifest, policy_with(self.manifest, knobs))
             self._rule = make_point(self.manifest, point, knobs)
