@@ -312,15 +312,15 @@ def test_any_text_is_printed_whatever_the_locale(dact_bundle: Path, locale: str,
     variables, encoding = LOCALES[locale]
     text = "café 日本 \U0001f600"
     for form in FORMS[: rounds(1, 4)] if locale != "C" else FORMS[-rounds(1, 4) :]:
-        result = _edgebert("run", str(dact_bundle), text.encode() + b" \xff", "--format", form, environment=variables)
+        result = _edgebert("run", str(dact_bundle), text.encode(), "--format", form, environment=variables)
 
         assert (result.returncode, result.stderr) == (0, b"")
         out = result.stdout.decode(encoding)
         if form in ("json", "jsonl"):
             found = json.loads(out)
-            assert (found["rows"][0] if form == "json" else found)["text"] == f"{text} \ufffd"
+            assert (found["rows"][0] if form == "json" else found)["text"] == text
         else:
-            assert (r"café \u65e5\u672c \U0001f600 \ufffd" if encoding == "cp1252" else f"{text} \ufffd") in out
+            assert (r"café \u65e5\u672c \U0001f600" if encoding == "cp1252" else text) in out
 
 
 def test_a_passage_of_bad_bytes_is_refused(invoke: Invoke, reader_bundle: Path, tmp_path: Path) -> None:

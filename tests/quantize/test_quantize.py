@@ -16,7 +16,7 @@ from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import Guarantee, OperatingPoint
 from edgebert.config import QuantizeConfig
 from edgebert.derive import derive
-from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, QualityError
+from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError
 from edgebert.output import Reporter
 from edgebert.quantize import quantize_bundle
 from edgebert.quantize._graphs import find_products, read_graph
@@ -342,7 +342,7 @@ def test_int4_takes_weight_only_by_itself(plain_bundle: Path, tmp_path: Path) ->
         ({"overrides": {"mode": "dynamc"}}, ConfigError, "quantize.mode: invalid enum value 'dynamc'"),
         ({"overrides": {"backend": "onnxrutime"}}, ConfigError, "unknown backend 'onnxrutime'. Did you mean 'onnxr"),
         ({"overrides": {"exclude": ["*layr*"]}}, ConfigError, "--exclude *layr*: matches no graph"),
-        ({"overrides": {"exclude": ["*"]}}, QualityError, "there is nothing left to quantize"),
+        ({"overrides": {"exclude": ["*"]}}, ConfigError, "leaves no graph to quantize; exclude less"),
         ({"overrides": {"block_size": 48}}, ConfigError, "block_size: expected one of"),
         (
             {"overrides": {"smooth_quant": True, "mode": "static"}, "calibration": "x"},
