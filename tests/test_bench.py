@@ -465,7 +465,7 @@ def test_bench_missing_extra(plain_bundle: Path, tmp_path: Path, monkeypatch: py
         ({"per_layer": True, "lengths": (8,)}, "(plain) has no exits to stop at"),
         ({"data": "x.tsv", "batches": (2,)}, "is one text a call, got batch 2"),
         ({"data": "x.tsv", "per_layer": True}, "is fitted at fixed lengths"),
-        ({"policy": "haltin", "lengths": (8,)}, "this bundle has no point or policy 'haltin'"),
+        ({"policy": "haltin", "lengths": (8,)}, "has no point or policy 'haltin'"),
     ],
 )
 def test_bench_wrong_options(plain_bundle: Path, options: dict[str, Any], message: str) -> None:

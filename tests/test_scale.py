@@ -226,7 +226,7 @@ def test_scale_streams_questions(reader_bundle: Path, questions_data: Path) -> N
         ({"lengths": (4, 999)}, "lengths: expected 1 to 48 tokens, as the bundle takes them, got 4, 999."),
         ({"lengths": ()}, "got nothing"),
         ({"lengths": (4, 8), "batches": (1,), "repeats": 1}, "expected at least 3 different lengths"),
-        ({"policy": "haltin"}, "this bundle has no point or policy 'haltin'"),
+        ({"policy": "haltin"}, "has no point or policy 'haltin'"),
     ],
 )
 def test_scale_wrong_options(plain_bundle: Path, options: dict[str, Any], message: str) -> None:
