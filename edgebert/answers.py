@@ -16,12 +16,13 @@ from typing import Any
 import click
 import msgspec
 
-from edgebert.data import names_in, read_data, texts_of
+from edgebert.data import names_in, texts_of
 from edgebert.errors import DataError
 from edgebert.output import json_text, markdown_table
 from edgebert.read import is_folder
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Answer, Prediction
+from edgebert.tables import read_data
 from edgebert.tasks import Task
 from edgebert.text import LARGEST_TEXT, Text, readable
 

@@ -1,33 +1,29 @@
 """Reads labelled texts from files, folders of files and hub data sets.
 
-A table has the columns `text`, `label` and, for sentence pairs, `text_pair`; other columns are ignored. TSV
-is split on tabs and knows no quotes: any text without tabs and line ends can stand in it. CSV is quoted.
+A table has the columns `text`, `label` and, for sentence pairs, `text_pair`; other columns are ignored.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from edgebert.arguments import check_path
-from edgebert.errors import ConfigError, DataError, require, suggestion
-from edgebert.hub import is_reached, may_be_hub_id, similar
-from edgebert.printable import shown
-from edgebert.read import LARGEST_DATA_BYTES, is_folder, open_file, read_file, reason_of
+from edgebert.errors import ConfigError, DataError, suggestion
+from edgebert.hub import may_be_hub_id, similar
+from edgebert.read import is_folder, reason_of
+from edgebert.tables import READERS, Row, hub_rows, kind_of, malformed, read_data
 
 FIELDS = ("text", "text_pair", "label")
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_JOINED = re.compile(r"\w+(?:([;,|\t])\w+)+")
 _HUB_ID = re.compile(r"(?P<name>[^/:]+/[^/:]+)(:[\w.-]+)?")
 
 
@@ -48,14 +44,6 @@ class Example(msgspec.Struct, frozen=True):
     def is_labelled(self) -> bool:
         """Whether it is known what the answer should be."""
         return self.label is not None
-
-
-class _Row(msgspec.Struct, frozen=True):
-    """A row as a format gives it: its cells by column, where it stands, and where its columns are named."""
-
-    cells: Mapping[str, object]
-    where: str
-    named_at: str
 
 
 def texts_of(examples: Sequence[Example]) -> list[str | tuple[str, str]]:
@@ -117,8 +105,8 @@ def read_examples(
     if path is not None and path.suffix.lower() == ".txt":
         columns = {}
         if require_labels:
-            raise _malformed(f"{path}:1", "labelled examples", "texts only (.txt)", "use a .tsv with a label column")
-    rows = _hub_rows(str(source), split) if path is None else _READERS[path.suffix.lower()](path)
+            raise malformed(f"{path}:1", "labelled examples", "texts only (.txt)", "use a .tsv with a label column")
+    rows = hub_rows(str(source), split) if path is None else READERS[path.suffix.lower()](path)
     required = {"text", *(columns.keys() - {"label"}), *(["label"] if require_labels else [])}
     names = {field: columns.get(field, field) for field in FIELDS}
     examples: list[Example] = []
@@ -126,10 +114,10 @@ def read_examples(
         example = _example(row, names, required, label_kind)
         if examples and (example.text_pair is None) != (examples[0].text_pair is None):
             got = "only one" if example.text_pair is None else "two texts"
-            raise _malformed(row.where, "as many texts as in the first row", got, "keep single texts and pairs apart")
+            raise malformed(row.where, "as many texts as in the first row", got, "keep single texts and pairs apart")
         examples.append(example)
     if not examples:
-        raise _malformed(str(path or source), "at least one row", "none", "write one example a row")
+        raise malformed(str(path or source), "at least one row", "none", "write one example a row")
     return examples
 
 
@@ -141,13 +129,13 @@ def _find_file(source: str | Path, split: str | None) -> Path | None:
         return _find_split(path, split)
     suffix = path.suffix.lower()
     if is_there is None:
-        if isinstance(source, str) and suffix not in _READERS and _is_hub_id(source):
+        if isinstance(source, str) and suffix not in READERS and _is_hub_id(source):
             return None
         hint = similar(path) or " Check the path; a hub data set is owner/name."
         raise DataError(f"{path}: no such file or folder.{hint}")
-    if suffix not in _READERS:
-        endings = ", ".join(_READERS)
-        raise _malformed(str(path), f"a file ending in {endings}", suffix or "no ending", "rename or convert it")
+    if suffix not in READERS:
+        endings = ", ".join(READERS)
+        raise malformed(str(path), f"a file ending in {endings}", suffix or "no ending", "rename or convert it")
     return path
 
 
@@ -166,14 +154,14 @@ def _find_split(folder: Path, split: str | None) -> Path:
     if split is None:
         raise ConfigError(f"{folder}: is a folder: say which split to read (train, validation or test).")
     stems = stems_of(split)
-    suffixes = [suffix for suffix in _READERS if suffix != ".txt"]
+    suffixes = [suffix for suffix in READERS if suffix != ".txt"]
     found = [path for stem in stems for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
     if not found:
         expected = f"a file {split}{'|'.join(suffixes)}"
-        raise _malformed(str(folder), expected, names_in(folder), "add the file, or pass it itself")
+        raise malformed(str(folder), expected, names_in(folder), "add the file, or pass it itself")
     if len(found) > 1:
         present = " and ".join(path.name for path in found)
-        raise _malformed(str(folder), f"one file for {split}", present, "keep one, or pass the file itself")
+        raise malformed(str(folder), f"one file for {split}", present, "keep one, or pass the file itself")
     return found[0]
 
 
@@ -201,22 +189,22 @@ def read_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _example(row: _Row, names: Mapping[str, str], required: set[str], label_kind: str) -> Example:
+def _example(row: Row, names: Mapping[str, str], required: set[str], label_kind: str) -> Example:
     """Checks one row and picks its fields; `required` are the fields that must have a column."""
     for field in FIELDS:
         if field in required and names[field] not in row.cells:
             near = difflib.get_close_matches(names[field], row.cells, n=1, cutoff=0.5)
             got = ", ".join(row.cells) or "no column"
             cure = f"give --columns {field}={near[0] if near else 'NAME'}"
-            raise _malformed(row.named_at, f"a column {names[field]!r}", got, cure)
+            raise malformed(row.named_at, f"a column {names[field]!r}", got, cure)
     text, text_pair, label = (row.cells.get(names[field]) for field in FIELDS)
     if not isinstance(text, str):
-        raise _malformed(row.where, f"{names['text']!r} to be text", _kind(text), "write it as text")
+        raise malformed(row.where, f"{names['text']!r} to be text", kind_of(text), "write it as text")
     if text_pair is not None and not isinstance(text_pair, str):
-        raise _malformed(row.where, f"{names['text_pair']!r} to be text", _kind(text_pair), "write it as text")
+        raise malformed(row.where, f"{names['text_pair']!r} to be text", kind_of(text_pair), "write it as text")
     label_text = _LABEL_TEXTS[label_kind if "label" in required else "any"](label, row.where)
     if label_text is None and "label" in required:
-        raise _malformed(row.where, "a label", "none", "label the row or leave it out")
+        raise malformed(row.where, "a label", "none", "label the row or leave it out")
     return Example(text, text_pair, label_text)
 
 
@@ -226,7 +214,7 @@ def _class_text(label: object, where: str) -> str | None:
     if isinstance(label, bool):
         return "true" if label else "false"
     if not isinstance(label, str | int):
-        raise _malformed(where, "the label to be text, a whole number or a bool", _kind(label), "name the class")
+        raise malformed(where, "the label to be text, a whole number or a bool", kind_of(label), "name the class")
     return str(label)
 
 
@@ -234,7 +222,7 @@ def _number_text(label: object, where: str) -> str | None:
     if label is None or label == "":
         return None
     if isinstance(label, bool) or not isinstance(label, str | int | float) or read_number(str(label)) is None:
-        raise _malformed(where, "the label to be a number", _kind(label), "correct it, or train a classification")
+        raise malformed(where, "the label to be a number", kind_of(label), "correct it, or train a classification")
     return str(label)
 
 
@@ -243,169 +231,8 @@ def _any_text(label: object, where: str) -> str | None:
     return (_number_text if isinstance(label, float) else _class_text)(label, where)
 
 
-def _tsv_rows(path: Path) -> Iterator[_Row]:
-    records = ((number, line.split("\t")) for number, line in numbered_lines(path))
-    return _table_rows(path, records, separated_by="tabs")
-
-
-def _csv_rows(path: Path) -> Iterator[_Row]:
-    return _table_rows(path, _csv_records(path), separated_by="commas")
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields each record with the number of its first line; a quoted cell may span lines."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    number = 1
-    try:
-        for record in reader:
-            yield number, record
-            number = reader.line_num + 1
-    except csv.Error as error:
-        cure = "put cells with quotes in quotes and double the quotes inside"
-        if "field limit" in str(error):
-            cure = "write cells of so many characters into a .jsonl"
-        raise _malformed(f"{path}:{number}", "quoted CSV", str(error), cure) from error
-
-
-def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], *, separated_by: str) -> Iterator[_Row]:
-    """Names the cells of each record after the first record; blank lines are none, but of a single column of texts."""
-    _, header = next(records)
-    names = ", ".join(header)
-    if "\r" in names:
-        raise _malformed(f"{path}:1", "lines that end in LF", "lines that end in CR alone", "save the file anew")
-    if len(header) == 1 and (joined := _JOINED.fullmatch(names)):
-        separator = f"`{joined[1]}`" if joined[1] != "\t" else "tabs"
-        raise _malformed(f"{path}:1", f"columns separated by {separated_by}", separator, "save the file anew")
-    if len(set(header)) < len(header):
-        raise _malformed(f"{path}:1", "different column names", names, "rename the repeated one")
-    is_empty = True
-    for number, record in records:
-        if not record or (record == [""] and len(header) > 1):
-            continue
-        is_empty = False
-        where = f"{path}:{number}"
-        if len(record) != len(header):
-            expected = f"{len(header)} columns ({names})"
-            raise _malformed(where, expected, str(len(record)), "write one cell for each column")
-        yield _Row(dict(zip(header, record, strict=True)), where, f"{path}:1")
-    if is_empty:
-        raise _malformed(f"{path}:2", "at least one row below the header", "the end of the file", "add rows")
-
-
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for number, line in numbered_lines(path):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            cells = msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _malformed(where, "a JSON object", f"{line[:40]!r:.40} ({error})", "write one a line") from error
-        if not isinstance(cells, dict):
-            raise _malformed(where, "a JSON object", _kind(cells), "write one a line")
-        yield _Row(cells, where, where)
-
-
-def _text_rows(path: Path) -> Iterator[_Row]:
-    for number, line in numbered_lines(path):
-        yield _Row({"text": line}, f"{path}:{number}", f"{path}:{number}")
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    arrow = require("pyarrow", extra="hub", purpose=f"reading {path}")
-    parquet = require("pyarrow.parquet", extra="hub", purpose=f"reading {path}")
-    number = 0
-    with open_file(path, largest_bytes=LARGEST_DATA_BYTES, error=DataError) as file:
-        try:
-            for batch in parquet.ParquetFile(file).iter_batches():
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield _Row(cells, f"{path}: row {number}", str(path))
-        # Values that Python has no form for, such as text that is not UTF-8, are plain errors.
-        except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
-            raise _malformed(str(path), "a parquet file", _one_line(error), "write it anew") from error
-
-
-def _hub_rows(source: str, split: str | None) -> Iterator[_Row]:
-    """Yields the rows of a hub data set, with the names of its classes for their numbers."""
-    if split is None:
-        raise ConfigError(f"{source}: is a hub data set: say which split to read (train, validation or test).")
-    datasets = require("datasets", extra="hub", purpose=f"reading the hub data set {source}")
-    name, _, configuration = source.partition(":")
-    is_cached = any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{name.partition('/')[0]}___*"))
-    if not is_cached and not is_reached(name, "dataset"):
-        raise DataError(f"{source}: no such file or folder, and the hub cannot be reached.{similar(name)}")
-    try:
-        dataset = datasets.load_dataset(name, configuration or None, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
-        expected = f"an existing path, or a hub data set with the split {split!r}"
-        cure = "check the name, its :configuration, the split and the network"
-        raise _malformed(source, expected, _one_line(error), cure) from error
-    features = dataset.features.items()
-    classes = {column: kind.names for column, kind in features if isinstance(kind, datasets.ClassLabel)}
-    for number, cells in enumerate(dataset, start=1):
-        named = {column: _class_name(cells[column], names) for column, names in classes.items()}
-        yield _Row({**cells, **named}, f"{source} ({split}): row {number}", f"{source} ({split})")
-
-
-def _class_name(index: int | None, names: Sequence[str]) -> str | None:
-    # The hub marks rows whose class is withheld with -1.
-    return None if index is None or index < 0 else names[index]
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields each line with its number; Unicode's other line separators stay inside the texts."""
-    lines = _read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        yield number, line.removesuffix("\r")
-
-
-def read_data(path: Path) -> bytes:
-    """Returns the bytes of a file of data.
-
-    Raises:
-        DataError: It is no regular file, or cannot be read.
-    """
-    return read_file(path, largest_bytes=LARGEST_DATA_BYTES, error=DataError)
-
-
-def _read_text(path: Path) -> str:
-    """Returns the text of a file that is not empty, without a byte order mark."""
-    try:
-        text = read_data(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        got = f"the byte 0x{error.object[error.start]:02x}"
-        raise _malformed(f"{path}:{number}", "UTF-8", got, "save the file as UTF-8") from error
-    if not text:
-        raise _malformed(f"{path}:1", "at least one row", "an empty file", "write one example a row")
-    return text
-
-
-def _malformed(where: str, expected: str, got: str, cure: str) -> DataError:
-    return DataError(f"{where}: expected {expected}, got {got}; {cure}{'' if cure.endswith('?') else '.'}")
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else shown(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 _LABEL_TEXTS: dict[str, Callable[[object, str], str | None]] = {
     "class": _class_text,
     "number": _number_text,
     "any": _any_text,
-}
-
-_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
-    ".tsv": _tsv_rows,
-    ".csv": _csv_rows,
-    ".jsonl": _jsonl_rows,
-    ".parquet": _parquet_rows,
-    ".txt": _text_rows,
 }

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from edgebert.arguments import check_path
-from edgebert.data import Example, names_in, numbered_lines, read_data, stems_of
+from edgebert.data import Example, names_in, stems_of
 from edgebert.errors import ConfigError, DataError
 from edgebert.read import is_folder
+from edgebert.tables import numbered_lines, read_data
 
 
 class Gold(msgspec.Struct, frozen=True):

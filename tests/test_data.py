@@ -37,7 +37,7 @@ def datasets() -> ModuleType:
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test when the hub's package is so much as imported."""
-    monkeypatch.setattr("edgebert.data.require", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("edgebert.tables.require", lambda *_, **__: pytest.fail("asked the hub"))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_read_examples_missing_path_names_what_is_there(monkeypatch: pytest.Monk
 def test_read_examples_hub_out_of_reach(datasets: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: False)
+    monkeypatch.setattr("edgebert.tables.is_reached", lambda *_: False)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("was tried"))
 
     with pytest.raises(DataError) as raised:
@@ -477,7 +477,7 @@ def test_read_examples_hub(
         calls.append((name, config, split))
         return _hub_dataset(datasets)
 
-    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
+    monkeypatch.setattr("edgebert.tables.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
 
@@ -504,7 +504,7 @@ def test_read_examples_hub(
 def test_read_examples_hub_malformed(
     datasets: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str], message: str
 ) -> None:
-    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
+    monkeypatch.setattr("edgebert.tables.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: _hub_dataset(datasets))
 
     with pytest.raises(DataError) as raised:
@@ -521,7 +521,7 @@ def test_read_examples_hub_refused(datasets: ModuleType, monkeypatch: pytest.Mon
     def load_dataset(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr("edgebert.data.is_reached", lambda *_: True)
+    monkeypatch.setattr("edgebert.tables.is_reached", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
     with pytest.raises(DataError) as raised:

@@ -63,7 +63,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("datasets"), "load_dataset", refuse)
     monkeypatch.setattr(importlib.import_module("huggingface_hub"), "snapshot_download", refuse)
     monkeypatch.setattr(importlib.import_module("edgebert.hub"), "is_reached", lambda *_: False)
-    monkeypatch.setattr(importlib.import_module("edgebert.data"), "is_reached", lambda *_: False)
+    monkeypatch.setattr(importlib.import_module("edgebert.tables"), "is_reached", lambda *_: False)
 
 
 @pytest.fixture
