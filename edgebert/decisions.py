@@ -217,13 +217,10 @@ def _layer_macs(step: _StepFacts, followed: Followed, lengths: NDArray[np.int64]
     return ran
 
 
-def full_macs(program: Sequence[_StepFacts], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns what all layers cost rows of these lengths, in multiply-accumulates, float64 [rows]."""
+def all_layers(program: Sequence[_StepFacts]) -> Macs:
+    """Returns what all layers cost a row together, all of their pieces included."""
     layers = [step for step in program if step.kind == "layer" and step.part != "fused"]
-    full = np.zeros(len(lengths))
-    for step in layers:
-        full += step.macs.of(lengths) + step.choices * step.each.of(lengths)
-    return full
+    return total(macs for step in layers for macs in (step.macs, step.each.times(step.choices)))
 
 
 def select_position(step: _StepFacts, program: Sequence[_StepFacts]) -> SelectPosition:

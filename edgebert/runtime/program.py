@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgebert.arguments import check_count, check_positive
 from edgebert.bundle import CARD_NAME, MAX_CARD_BYTES, SIGNATURE_NAME, TOKENIZER_NAME, Bundle
 from edgebert.bundle.files import read_regular
-from edgebert.bundle.manifest import MANIFEST_NAME, Macs, Manifest, OperatingPoint, encode_manifest, total
+from edgebert.bundle.manifest import MANIFEST_NAME, OperatingPoint, encode_manifest
 from edgebert.bundle.publish import publish
+from edgebert.decisions import all_layers
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
 from edgebert.runtime.engine import Engine
@@ -78,7 +79,7 @@ class Program:
         self.threads = threads or available_threads()
         self.provider = provider_name(provider)
         self.compact = compact
-        self._all_layers = _sum_of_layers(self.manifest)
+        self._all_layers = all_layers(self.manifest.program)
         self._rule = make_point(self.manifest, find_point(self.manifest, policy, where=str(bundle.path)), {})
         self._setting_rule = threading.Lock()
         self._origin = Origin(has_threads=has_threads(self.threads, self.provider, session_options))
@@ -399,9 +400,3 @@ def _prepared(
     if prepare is False or provider != "cpu" or session_options is not None:
         return None
     return usable_prepared(bundle)
-
-
-def _sum_of_layers(manifest: Manifest) -> Macs:
-    """Returns what all layers cost together, all of their pieces included."""
-    layers = [step for step in manifest.program if step.kind == "layer" and step.part != "fused"]
-    return total([step.macs for step in layers] + [step.each.times(step.choices) for step in layers])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgebert.bundle.manifest import OperatingPoint
 from edgebert.candidates import check_answers, check_comparable
 from edgebert.config import TrainConfig
-from edgebert.decisions import Followed, full_macs, spent_macs
+from edgebert.decisions import Followed, all_layers, spent_macs
 from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, LengthSearch
 from edgebert.output import Reporter
 from edgebert.policies import DropPosition, Policy, make_policy
@@ -118,7 +118,7 @@ def _run(
         answers = search.answer_at(batch, [torch.from_numpy(count) for count in keep])
         scores.append((places, answers.float().numpy()))
         spent += spent_macs(steps, policy, _followed(keep, batch), length).sum()
-        full += full_macs(steps, length).sum()
+        full += all_layers(steps).of(length).sum()
     return join_rows(scores, len(rows)), float(spent / full)
 
 

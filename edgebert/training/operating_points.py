@@ -12,7 +12,7 @@ from torch import nn
 
 from edgebert.bundle.manifest import Knobs, OperatingPoint, exit_layers_of
 from edgebert.candidates import Candidate, cheapest_that_keeps, check_answers, check_comparable, grid_of
-from edgebert.decisions import Decision, follow, full_macs, paths_depend_on_rule, spent_macs
+from edgebert.decisions import Decision, all_layers, follow, paths_depend_on_rule, spent_macs
 from edgebert.methods._program import CompiledStep
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Policy, make_policy
@@ -63,7 +63,7 @@ def choose_operating_points(
         else:
             followed = follow(made, recorded, layers)
             scores, path = followed.scores, followed.path
-            cost_ratio = float(spent_macs(steps, made, followed, lengths).sum() / full_macs(steps, lengths).sum())
+            cost_ratio = float(spent_macs(steps, made, followed, lengths).sum() / all_layers(steps).of(lengths).sum())
         if policy == "never":
             check_answers(scores)
         return Candidate(
@@ -117,7 +117,7 @@ def run_rule(
             paths.append((places, followed.path))
             lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
             spent += spent_macs(steps, policy, followed, lengths).sum()
-            full += full_macs(steps, lengths).sum()
+            full += all_layers(steps).of(lengths).sum()
     return join_rows(scores, len(rows)), join_rows(paths, len(rows)), float(spent / full)
 
 

@@ -20,9 +20,9 @@ from edgebert import EdgeModel
 from edgebert.bundle import open_bundle
 from edgebert.bundle.files import sha256
 from edgebert.bundle.manifest import FileFacts, OperatingPoint, encode_manifest
+from edgebert.decisions import all_layers
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.runtime.outcome import Outcome
-from edgebert.runtime.program import _sum_of_layers
 from edgebert.runtime.results import Prediction
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, Text
@@ -431,7 +431,7 @@ def test_all_layers_are_added_up_in_little_memory_however_many_pieces_there_are(
     layers = [step for step in steps if step.kind == "layer" and step.part != "fused"]
     tracemalloc.start()
 
-    every = _sum_of_layers(msgspec.structs.replace(manifest, program=tuple(steps)))
+    every = all_layers(steps)
 
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
