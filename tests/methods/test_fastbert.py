@@ -78,7 +78,7 @@ def test_fastbert_classifiers_equal_the_equations(make_encoder: MakeEncoder, bat
     exits = [{name: torch.from_numpy(value) for name, value in d.outputs.items()} for d in decisions]
 
     given = np.stack([exit["logits"].log_softmax(-1).numpy() for exit in exits])
-    assert given == pytest.approx(_answers(model, batch), abs=1e-5)
+    assert given == pytest.approx(_answers(model, batch), rel=1e-5, abs=1e-5)
     with torch.no_grad():
         assert torch.equal(model(batch.input_ids, batch.attention_mask), exits[-1]["logits"])
 
@@ -88,6 +88,17 @@ def test_fastbert_classifier_has_the_published_size() -> None:
         student = Student(SHAPES["bert-base"], "cls", 3)
 
     assert sum(parameter.numel() for parameter in student.parameters()) == 181_379
+
+
+def test_fastbert_new_classifier_lets_the_text_through_to_its_answer() -> None:
+    torch.manual_seed(0)
+    student = Student(SHAPES["minilm-l6"], "mean", 150).eval()
+    hidden = torch.randn(8, 16, SHAPES["minilm-l6"].hidden_size)
+
+    with torch.no_grad():
+        logits = student(hidden, torch.ones(8, 16, dtype=torch.int64))
+
+    assert logits.std(dim=0).mean() > 0.005  # with BERT's normal(0, 0.02) 0.0002, and no learning with 150 labels
 
 
 def test_fastbert_costs_count_every_linear_layer(make_encoder: MakeEncoder) -> None:
