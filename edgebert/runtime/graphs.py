@@ -96,6 +96,11 @@ class Shelf:
             loaded = sum(self._loaded.values()) / 1e6
             return MemoryUse(budget, loaded, self._peak_bytes / 1e6, self._loads, self._drops)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed: what is run then is loaded for that one call."""
+        return self._is_closed
+
     def check(self, graph: LateGraph) -> None:
         """Refuses a graph that the budget has no room for even alone.
 

@@ -417,6 +417,43 @@ def test_set_policy_knob_of_the_rule_and_of_others(dact_bundle: Path) -> None:
     assert (model.policy.policy, model.policy.knobs["threshold"]) == ("entropy", 0.2)
 
 
+def test_with_policy_leaves_the_model_as_it_was(dact_bundle: Path, texts: list[str]) -> None:
+    with EdgeModel.from_pretrained(dact_bundle, threads=1) as model:
+        before = model(texts)
+        quick, thorough = model.with_policy("fixed", layer=1), model.with_policy("never")
+
+        assert {answer.layers_run for answer in quick(texts)} == {1}
+        assert {answer.layers_run for answer in thorough(texts)} == {3}
+        quick.set_policy(layer=2)
+        assert {answer.layers_run for answer in quick.with_policy()(texts)} == {2}
+        quick.close()
+        assert model(texts) == before
+        assert model.policy != quick.policy
+
+
+def test_with_policy_ends_with_the_model_it_comes_from(dact_bundle: Path) -> None:
+    with EdgeModel.from_pretrained(dact_bundle, threads=1) as model:
+        view = model.with_policy("never")
+        with pytest.raises(ConfigError, match="has no point or policy 'sometimes'"):
+            model.with_policy("sometimes")
+
+    with pytest.raises(EdgeBertError, match=r"^this model is closed"):
+        view(["good"])
+    with pytest.raises(EdgeBertError, match=r"^this model is closed"):
+        view.with_policy("never")
+
+
+def test_with_policy_serves_callers_side_by_side(dact_bundle: Path, texts: list[str]) -> None:
+    with EdgeModel.from_pretrained(dact_bundle, threads=1) as model:
+        views = [model.with_policy("fixed", layer=layer) for layer in (1, 2, 3)] * 4
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda view: view(texts), views))
+
+    for view, given in zip(views, answers, strict=True):
+        assert {answer.layers_run for answer in given} == {view.policy.knobs["layer"]}
+
+
 def test_plain_has_no_other_policy(plain_bundle: Path) -> None:
     with (
         EdgeModel.from_pretrained(plain_bundle, threads=1) as model,
