@@ -44,10 +44,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         warmup_share: Share of all steps with a rising learning rate, 0 to 1.
         weight_decay: Decoupled weight decay of the weights that are not biases or norms.
         tuning_rows: Examples held out of train to choose the default operating point; questions over one passage go
-            together, and may be some more.
-        held_out: What is held out: any `rows`, or only `whole_texts`, those that are no part of another, and then what
-            is part of one of them alone is not trained on either. For data whose training rows are parts of its texts,
-            as SST-2's are.
+            together, and may be some more, as may equal texts.
+        held_out: What is held out: any `rows`; `distinct_texts`, any too, but of equal texts all or none, so that
+            none of them is trained on; or only `whole_texts`, those that are no part of another, and then what is part
+            of one of them alone is not trained on either. For data whose training rows are parts of its texts, as
+            SST-2's are.
         max_drop_points: The default operating point may lose this much of the full-depth metric on those rows,
             in hundredths.
         calibration_rows: Further examples held out of train, for methods that count something after training.
@@ -70,7 +71,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warmup_share: float = 0.06
     weight_decay: float = 0.01
     tuning_rows: int = 2000
-    held_out: Literal["rows", "whole_texts"] = "rows"
+    held_out: Literal["rows", "distinct_texts", "whole_texts"] = "rows"
     max_drop_points: float = 0.5
     calibration_rows: int = 0
     attention_dropout: float | None = None

@@ -4,7 +4,8 @@ A data set may hold the parts of its texts as examples of their own: SST-2 train
 is asked about sentences. Held out at random, most rows would be phrases, and those of sentences that training sees:
 easier than what the model will meet, so that points chosen there are too bold. `whole_texts` holds out only texts that
 are no part of another, and keeps from training what is part of one of them alone; a phrase that several texts have
-stays. At random, equal texts may come apart: 1 % of SST-2's held-out rows have a copy in train.
+stays. At random, equal texts may come apart: 1 % of SST-2's held-out rows have a copy in train. `distinct_texts` keeps
+them together.
 """
 
 from __future__ import annotations
@@ -64,6 +65,12 @@ def hold_out(
     turn[order] = np.arange(len(order))
     chosen = [*(np.flatnonzero(np.isin(group_of, part) & eligible) for part in parts), rest]
     return [places[np.argsort(turn[group_of[places]], kind="stable")] for places in chosen]
+
+
+def distinct_texts(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Returns a number for each text, int64 [texts], the same for those of equal token ids."""
+    first: dict[tuple[int, ...], int] = {}
+    return np.array([first.setdefault(tuple(row), place) for place, row in enumerate(rows)], np.int64)
 
 
 def whole_texts(

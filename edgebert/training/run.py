@@ -39,7 +39,7 @@ from edgebert.output import Reporter
 from edgebert.partial import discard, synchronise_file, writing
 from edgebert.tasks import Task, load_task, task_settings
 from edgebert.text import TextEncoder
-from edgebert.training.held_out import hold_out, whole_texts
+from edgebert.training.held_out import distinct_texts, hold_out, whole_texts
 from edgebert.training.length_points import choose_lengths
 from edgebert.training.loop import train_stage
 from edgebert.training.operating_points import choose_operating_points
@@ -286,17 +286,22 @@ def _held_out(
         Those two and the examples to train on; and how many parts of the texts held out are none of them.
 
     Raises:
-        ConfigError: There are no whole texts in this task.
+        ConfigError: The task is not asked texts, and they are to be told apart.
         DataError: Nothing is left to train on.
     """
     groups, may_be_held_out = task.groups(examples), None
-    if train.held_out == "whole_texts":
+    if train.held_out != "rows":
         if task.ASKED != "texts":
-            raise ConfigError(f"train.held_out: {train.task} is asked {task.ASKED}; expected rows, got whole_texts.")
+            raise ConfigError(
+                f"train.held_out: {train.task} is asked {task.ASKED}; expected rows, got {train.held_out}."
+            )
         # As inside a text, after a space: byte-level vocabularies have other tokens for a text's first word.
         texts = [f" {t}" if isinstance(t, str) else (f" {t[0]}", f" {t[1]}") for t in texts_of(examples)]
-        rows = task.encode(texts, text, task_settings(task, {}, where="config", prefix=""))
-        groups, may_be_held_out = whole_texts([row.ids for row in rows], text.special_ids)
+        rows = [row.ids for row in task.encode(texts, text, task_settings(task, {}, where="config", prefix=""))]
+        if train.held_out == "distinct_texts":
+            groups = distinct_texts(rows)
+        else:
+            groups, may_be_held_out = whole_texts(rows, text.special_ids)
     places = hold_out(groups, (train.tuning_rows, train.calibration_rows), may_be_held_out=may_be_held_out)
     parts = [[examples[place] for place in part] for part in places]
     return parts, len(examples) - sum(map(len, parts))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebert.errors import DataError
-from edgebert.training.held_out import hold_out, whole_texts
+from edgebert.training.held_out import distinct_texts, hold_out, whole_texts
 
 PAD, CLS, SEP = 0, 2, 3
 
@@ -50,6 +50,17 @@ def test_a_group_is_never_split(groups: list[int], first: int, second: int) -> N
 def test_everything_refused() -> None:
     with pytest.raises(DataError, match=r"^train: 3 examples in 1 groups, all of which would be held out\.$"):
         hold_out(np.zeros(3, np.int64), [1])
+
+
+def test_distinct_texts_are_held_out_with_all_their_copies() -> None:
+    rows = [[CLS, 10, SEP], [CLS, 10, 11, SEP], [CLS, 10, SEP], [CLS, 11, SEP], [CLS, 10, 11, SEP], [CLS, 12, SEP]]
+
+    groups = distinct_texts(rows)
+
+    assert groups.tolist() == [0, 1, 0, 3, 1, 5]
+    for count in (1, 2, 3):
+        held_out, rest = hold_out(groups, [count])
+        assert not {tuple(rows[place]) for place in held_out} & {tuple(rows[place]) for place in rest}
 
 
 def test_whole_texts_and_their_parts() -> None:

@@ -227,10 +227,27 @@ def test_whole_texts_of_a_vocabulary_whose_tokens_hold_the_space_before_a_word()
     assert parts == (2 if tuning[0].text == "a film to see" else 0)
 
 
-def test_whole_texts_of_questions_refused(
-    make_config: Callable[..., RunConfig], questions_data: Path, tmp_path: Path
+def test_distinct_texts_are_counted_that_training_has_not_seen() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "good": 2, "bad": 3, "film": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    text = TextEncoder(tokenizer.to_str().encode(), max_length=48, pad_token_id=1)
+    spelt = ["good film", "good  film", "bad film", "film", "bad", "good", "bad film "] * 3
+    examples = [Example(sentence, label="good") for sentence in spelt]
+    train = TrainConfig(held_out="distinct_texts", tuning_rows=4, calibration_rows=4)
+
+    parts, left_out = run._held_out(examples, classification, text, train)
+
+    tuning, calibration, rest = ({" ".join(example.text.split()) for example in part} for part in parts)
+    assert not tuning & calibration | tuning & rest | calibration & rest
+    assert left_out == 0
+    assert sum(map(len, parts)) == len(examples)
+
+
+@pytest.mark.parametrize("held_out", ["distinct_texts", "whole_texts"])
+def test_texts_that_are_told_apart_refused_of_questions(
+    make_config: Callable[..., RunConfig], questions_data: Path, tmp_path: Path, held_out: str
 ) -> None:
-    config = make_config(data=str(questions_data), task="question_answering", held_out="whole_texts")
+    config = make_config(data=str(questions_data), task="question_answering", held_out=held_out)
 
     with pytest.raises(ConfigError, match=r"^train\.held_out: question_answering is asked questions; expected rows, "):
         train_model(config, tmp_path / "checkpoint")
