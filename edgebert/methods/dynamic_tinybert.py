@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         hidden_distillation: Weight of the squared difference of hidden states, through a linear map that is trained
             with them and then forgotten.
         attention_distillation: Weight of the squared difference of attention probabilities.
-        largest_drop: Share of its tokens, 0 to 1, that a layer drops at most in `length_drop`.
+        largest_drop: Share of its tokens, 0 to 1, that a layer drops at most in `length_drop`; evolution starts there.
         random_passes: Passes at random lengths in `length_drop`, beside the full one and the shortest one.
         layer_drop: Probability of leaving a layer out of a pass of `length_drop`, the full one included.
         divergence: Direction of the distance between a shorter pass and the full one.
@@ -156,7 +156,10 @@ class DynamicTinyBert(AdaptiveModel):
         if self.config.search == "none":
             return None
         return LengthSearch(
-            algorithm=self.config.search, evaluations=self.config.search_evaluations, answer_at=self.answer_at
+            algorithm=self.config.search,
+            evaluations=self.config.search_evaluations,
+            largest_drop=self.config.largest_drop,
+            answer_at=self.answer_at,
         )
 
     def learn_from(self, teacher: AdaptiveModel | None) -> None:

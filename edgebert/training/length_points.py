@@ -79,6 +79,7 @@ def choose_lengths(
             algorithm=search.algorithm,
             evaluations=search.evaluations,
             seed=seed,
+            largest_drop=search.largest_drop,
         )
     chosen_on = f"{len(rows)} rows of train; all tokens have {task.METRIC} {full_metric:.4f}"
     points = {f"{POLICY}_{round(100 * found.cost):02d}": _point(found, layers, chosen_on) for found in front}

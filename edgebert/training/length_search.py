@@ -31,9 +31,6 @@ Algorithm = Literal["evolution", "tpe", "nsga2"]
 
 ALL = 100
 FEWEST = 2
-LARGEST_STEP = 0.2
-"""Share of the tokens that the cheapest lengths of the first population drop in each layer, as in the paper."""
-
 _FIRST_POPULATION = 20
 _CHILDREN = 30
 _ATTEMPTS = 20
@@ -50,7 +47,13 @@ class Candidate:
 
 
 def search_lengths(
-    measure: Measure, layers: int, *, algorithm: Algorithm, evaluations: int, seed: int
+    measure: Measure,
+    layers: int,
+    *,
+    algorithm: Algorithm,
+    evaluations: int,
+    seed: int,
+    largest_drop: float = 0.2,
 ) -> list[Candidate]:
     """Searches, and returns the Pareto front, the cheapest first.
 
@@ -60,6 +63,8 @@ def search_lengths(
         algorithm: `evolution`, or optuna's `tpe` or `nsga2`.
         evaluations: How many lengths are measured at most; every token in every layer is always among them.
         seed: Of the random choices.
+        largest_drop: Share of its tokens, 0 to 1, that each layer drops in the cheapest lengths evolution starts from;
+            as in the code the one that training went down to.
 
     Raises:
         MissingExtraError: optuna is needed and not installed.
@@ -67,7 +72,7 @@ def search_lengths(
     pool = _Pool(measure, evaluations)
     pool.add((ALL,) * layers)
     if algorithm == "evolution":
-        _evolve(pool, layers, np.random.default_rng(seed))
+        _evolve(pool, layers, largest_drop, np.random.default_rng(seed))
     else:
         _search_with_optuna(pool, layers, algorithm, seed)
     return pareto_front(list(pool.known.values()))
@@ -102,8 +107,9 @@ class _Pool:
         return self.known[lengths]
 
 
-def _evolve(pool: _Pool, layers: int, generator: np.random.Generator) -> None:
-    for lengths in first_population(layers, min(_FIRST_POPULATION, max(pool.evaluations // 3, 1))):
+def _evolve(pool: _Pool, layers: int, largest_drop: float, generator: np.random.Generator) -> None:
+    size = min(_FIRST_POPULATION, max(pool.evaluations // 3, 1))
+    for lengths in first_population(layers, size, largest_drop):
         if not pool.is_spent:
             pool.add(lengths)
     found = True
@@ -127,9 +133,9 @@ def _add_children(pool: _Pool, make: Callable[[], Lengths]) -> bool:
     return children > 0
 
 
-def first_population(layers: int, size: int) -> list[Lengths]:
+def first_population(layers: int, size: int, largest_drop: float) -> list[Lengths]:
     """Returns lengths that fall at a constant ratio, from the cheapest to all tokens, their sums evenly spaced."""
-    ratios = np.linspace(1 - LARGEST_STEP, 1.0, 1000)
+    ratios = np.linspace(1 - largest_drop, 1.0, 1000)
     exponents = np.arange(1, layers + 1)
     sums = (ratios[:, None] ** exponents).sum(axis=1)
     wanted = np.linspace(sums[0], sums[-1], size)

@@ -76,13 +76,26 @@ def test_evolution_ends_when_there_is_nothing_new_left() -> None:
     assert len(scale.asked) <= ALL - FEWEST + 1
 
 
-def test_first_population_spans_from_the_largest_step_to_all_tokens() -> None:
-    lengths = first_population(6, 5)
+@pytest.mark.parametrize(
+    ("largest_drop", "cheapest"), [(0.2, (80, 64, 51, 41, 33, 26)), (0.5, (50, 25, 12, 6, 3, 2)), (0.0, (100,) * 6)]
+)
+def test_first_population_spans_from_the_largest_drop_to_all_tokens(
+    largest_drop: float, cheapest: tuple[int, ...]
+) -> None:
+    lengths = first_population(6, 5, largest_drop)
 
-    assert lengths[0] == (80, 64, 51, 41, 33, 26)
+    assert lengths[0] == cheapest
     assert lengths[-1] == (100,) * 6
     steps = [sum(after) - sum(before) for before, after in itertools.pairwise(lengths)]
     assert max(steps) - min(steps) <= 3
+
+
+def test_evolution_starts_from_what_training_went_down_to() -> None:
+    scale = _Scale(50, 40, 30)
+
+    search_lengths(scale, 3, algorithm="evolution", evaluations=6, seed=0, largest_drop=0.6)
+
+    assert (40, 16, 6) in scale.asked
 
 
 def test_front_has_no_candidate_that_another_one_beats() -> None:
