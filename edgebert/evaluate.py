@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgebert import frontier
+from edgebert import frontier, registry
 from edgebert.arguments import one_or_more
 from edgebert.bundle import Bundle
 from edgebert.bundle.manifest import Manifest, Quantization
@@ -20,7 +20,7 @@ from edgebert.output import Reporter
 from edgebert.policies import knob_names
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.model import EdgeModel
-from edgebert.runtime.points import find_point
+from edgebert.runtime.points import TUNED, find_point
 from edgebert.runtime.threads import available_threads
 from edgebert.statistics import mcnemar_p
 from edgebert.tasks import Task, load_task
@@ -64,7 +64,8 @@ def evaluate_bundle(
         batch_size: Most texts in a batch; 1 also gives latency percentiles.
         timed_texts: Time this many of the texts in processes of their own that take turns, for `p50_ms`, `p90_ms`,
             `p99_ms`, `mean_ms` (one by one), `texts_per_s` (in batches), `private_mb` and energy. 0: none; `mean_ms`
-            and `texts_per_s` are then those of the evaluation itself, in batches.
+            and `texts_per_s` are then those of the evaluation itself, in batches. Rows that `against` adds are not
+            timed so, and have no times then.
         maps: Let rows say what ran on this many of the first texts (of questions: windows), for pictures; see
             `edgebert.maps`.
         max_length: Cut texts to this many tokens.
@@ -77,7 +78,8 @@ def evaluate_bundle(
         of a task whose answers are right or wrong have `n_correct` and their exits apart for both; only they have
         `mcnemar_p`. The row of a quantized bundle, given together with the one it was made of, has
         `fp32_agreement`, the share of texts that both answer alike under that policy, and `decision_flips`, the share
-        that got another exit or another amount of work. Rows that `against` adds name it as their `yardstick`.
+        that got another exit or another amount of work; where both have the same knobs there. Rows that `against` adds
+        name it as their `yardstick`.
 
     Raises:
         BundleError: A bundle is refused.
@@ -92,6 +94,7 @@ def evaluate_bundle(
         require(module, extra="eval", purpose="evaluation")
     task = _common_task(bundles, against)
     _check_rivals(against, bundles, task)
+    _check_policies(bundles, policies)
     _check_settings(settings or {}, bundles, policies)
     examples = [example for source in data for example in task.read(source, split=split, columns=columns)]
     if not examples:
@@ -118,14 +121,13 @@ def evaluate_bundle(
             provider=provider,
             reporter=reporter,
         )
-    for name, group in yardsticks.items():
-        for entry in group:
-            entry.row["yardstick"] = name
+    times = {"mean_ms": None, "texts_per_s": None} if timed_texts else {}  # of other texts, batches and processes
+    added = [{**entry.row, "yardstick": name, **times} for name, group in yardsticks.items() for entry in group]
     return {
         "schema": SCHEMA,
         "host": host_facts(),
         "data": [str(source) for source in data],
-        "rows": [*rows, *(entry.row for group in yardsticks.values() for entry in group)],
+        "rows": [*rows, *added],
     }
 
 
@@ -188,6 +190,19 @@ def _thread_counts(threads: int | Sequence[int] | None, timed_texts: int) -> lis
         got = ", ".join(map(str, counts))
         raise ConfigError(f"threads {got}: only times depend on them; say how many texts to time (--timed-texts 200).")
     return counts
+
+
+def _check_policies(bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
+    """Refuses a name that no bundle knows and that is neither a policy nor what `edgebert tune` calls a point.
+
+    A static bundle is measured once, whatever is asked of others; a misspelt name must not pass for that.
+    """
+    manifests = [find_bundle(path).manifest for path in bundles]
+    known = {"default", *TUNED, *registry.names("edgebert.policies")}
+    known.update(name for manifest in manifests for name in manifest.operating_points)
+    for policy in policies:
+        if policy not in known:
+            raise ConfigError(f"no bundle has a point or policy {policy!r}.{suggestion(policy, known)}")
 
 
 def _check_settings(settings: Mapping[str, Any], bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
@@ -266,12 +281,26 @@ def _compare_precisions(measured: Sequence[Measured], task: Task, reporter: Repo
         quantization = manifests[entry.row["bundle"]].quantization
         if quantization is None:
             continue
-        for other in measured:
-            is_source = _is_source(manifests[other.row["bundle"]], quantization)
-            if is_source and other.row["policy"] == entry.row["policy"]:
-                same_work = (entry.exit_layer == other.exit_layer) & (entry.macs == other.macs)
-                entry.row["fp32_agreement"] = task.agreement(entry.predictions, other.predictions)
-                entry.row["decision_flips"] = float(1 - same_work.mean())
+        sources = [
+            other
+            for other in measured
+            if other.row["policy"] == entry.row["policy"] and _is_source(manifests[other.row["bundle"]], quantization)
+        ]
+        other = next((other for other in sources if _rule_of(other) == _rule_of(entry)), None)
+        if other is not None:
+            same_work = (entry.exit_layer == other.exit_layer) & (entry.macs == other.macs)
+            entry.row["fp32_agreement"] = task.agreement(entry.predictions, other.predictions)
+            entry.row["decision_flips"] = float(1 - same_work.mean())
+        elif sources:
+            reporter.say(
+                f"{entry.row['bundle']}: its {entry.row['policy']} is another setting than that of "
+                f"{sources[0].row['bundle']}: no fp32_agreement, no decision_flips"
+            )
+
+
+def _rule_of(measured: Measured) -> tuple[Any, Any]:
+    """Returns what a bundle was measured under: the policy and its knobs."""
+    return measured.row["rule"], measured.row["knobs"]
 
 
 def _is_source(manifest: Manifest, quantization: Quantization) -> bool:
@@ -296,7 +325,10 @@ def _say_other_source(name: str, manifests: Mapping[str, Manifest], reporter: Re
 
 def _compare_with(measured: Sequence[Measured], name: str, how: _How) -> None:
     """Adds to every row its paired difference from another bundle."""
-    rival = next((m for m in measured if m.row["bundle"] == name and m.row["policy"] == "default"), None)
+    manifest = find_bundle(name).manifest
+    default = find_point(manifest, "default", where=name)
+    as_it_is = default.policy, dict(default.knobs)  # a row has what was set on top, too
+    rival = next((m for m in measured if m.row["bundle"] == name and _rule_of(m) == as_it_is), None)
     if rival is None:
         with how.open(name) as model:
             rival = how.measure(model, name, "default")

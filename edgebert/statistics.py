@@ -15,6 +15,9 @@ from edgebert.errors import DataError, require
 _RESAMPLES = 2000
 # Resamples drawn at once: bounds the memory to this many copies of the values.
 _BATCH = 50
+_Z = 1.959964
+_FEW = 30
+"""Pairs that differ, below which resampling gives too narrow an interval: at 4 of 872 one in five misses."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -72,14 +75,16 @@ def mean_interval(values: NDArray[Any], *, seed: int = 0) -> Interval:
 
 def _share_interval(share: float, n: int) -> Interval:
     """Returns Wilson's score interval of a share of n."""
-    z = 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    middle = (share + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
+    half = _Z / (1 + _Z * _Z / n) * (share * (1 - share) / n + _Z * _Z / (4 * n * n)) ** 0.5
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def paired_difference(first: NDArray[Any], second: NDArray[Any], *, seed: int = 0) -> Interval:
     """Returns the mean of first minus second over the same examples, and its 95 % interval.
+
+    Of bools that differ in fewer than 30 examples the adjusted interval of Agresti and Min (2005), which keeps its
+    width where none differs; else percentile bootstrap, as in `mean_interval`.
 
     Args:
         first: One number or bool for each example, [examples].
@@ -91,7 +96,17 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], *, seed: int = 
         MissingExtraError: SciPy is not installed.
     """
     _check_paired(first, second)
+    first, second = np.asarray(first), np.asarray(second)
+    if first.size and first.dtype == second.dtype == np.bool_ and np.sum(first != second) < _FEW:
+        return _rare_difference(int(np.sum(first & ~second)), int(np.sum(second & ~first)), len(first))
     return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), seed=seed)
+
+
+def _rare_difference(only_first: int, only_second: int, n: int) -> Interval:
+    """Returns the difference of two shares of the same n: half an example is added to each cell of their table."""
+    difference = (only_first - only_second) / (n + 2)
+    half = _Z * (only_first + only_second + 1 - (only_first - only_second) ** 2 / (n + 2)) ** 0.5 / (n + 2)
+    return Interval((only_first - only_second) / n, max(-1.0, difference - half), min(1.0, difference + half))
 
 
 def resampled_interval(statistic: Callable[[NDArray[np.int64]], float], n_examples: int, *, seed: int = 0) -> Interval:

@@ -69,6 +69,37 @@ def test_paired_difference_bools() -> None:
     assert 0.15 < interval.low < 0.25 < interval.high < 0.35
 
 
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "n", "low", "high"),
+    [(0, 0, 20, -0.0891, 0.0891), (4, 0, 872, -0.0004, 0.0096), (0, 4, 872, -0.0096, 0.0004)],
+)
+def test_paired_difference_of_few_that_differ(
+    only_first: int, only_second: int, n: int, low: float, high: float
+) -> None:
+    first = np.zeros(n, np.bool_)
+    second = np.zeros(n, np.bool_)
+    first[:only_first] = True
+    second[only_first : only_first + only_second] = True
+
+    interval = paired_difference(first, second)
+
+    assert interval.value == (only_first - only_second) / n
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0.002, 0.0005), (0.006, 0.001), (0.02, 0.02)])
+def test_paired_difference_covers_what_it_says(only_first: float, only_second: float) -> None:
+    generator = np.random.default_rng(0)
+    missed = 0
+    for _ in range(400):
+        drawn = generator.random(872)
+        first, second = drawn < only_first, (drawn >= only_first) & (drawn < only_first + only_second)
+        interval = paired_difference(first, second)
+        missed += not interval.low <= only_first - only_second <= interval.high
+
+    assert missed / 400 <= 0.07
+
+
 def test_paired_difference_constant() -> None:
     first = np.array([3.0, 1.0, 7.0])
 

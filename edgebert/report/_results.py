@@ -90,8 +90,8 @@ class Evaluated(_Row, frozen=True, kw_only=True):
     gmacs: _Positive
     exit_histogram: dict[str, list[int]]
     size_mb: float
-    mean_ms: float
-    texts_per_s: float
+    mean_ms: float | None = None
+    texts_per_s: float | None = None
     p50_ms: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
