@@ -11,15 +11,18 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 
 from edgebert.arguments import check_path
 from edgebert.errors import ConfigError, DataError, suggestion
 from edgebert.hub import may_be_hub_id, similar
 from edgebert.read import is_folder, reason_of
 from edgebert.tables import READERS, Row, hub_rows, kind_of, malformed, read_data
+
+_T = TypeVar("_T")
 
 FIELDS = ("text", "text_pair", "label")
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
@@ -49,6 +52,18 @@ class Example(msgspec.Struct, frozen=True):
 def texts_of(examples: Sequence[Example]) -> list[str | tuple[str, str]]:
     """Returns the text of each example, or its pair of texts."""
     return [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+
+
+def spread(items: Sequence[_T], count: int) -> list[_T]:
+    """Returns at most so many of some items, evenly spaced through the list.
+
+    >>> spread(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    >>> spread(["a", "b", "c"], 2)
+    ['a', 'c']
+    """
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def name_of(source: str | Path, examples: Sequence[Any], *, split: str | None) -> str:

@@ -80,16 +80,6 @@ def add_deployment(
     return rows
 
 
-def spread(texts: Sequence[Text], count: int) -> list[Text]:
-    """Returns at most so many of the texts, evenly spaced through the list.
-
-    >>> spread(["a", "b", "c", "d", "e"], 3)
-    ['a', 'c', 'e']
-    """
-    places = np.linspace(0, len(texts) - 1, min(count, len(texts))).round().astype(int)
-    return [texts[place] for place in places]
-
-
 def _side(path: str, provider: str) -> TimedSide:
     spec = Spec(side="bundle", bundle=path, provider=provider)
     return TimedSide(label=path, rival_of=None, spec=spec, bundle=find_bundle(path))

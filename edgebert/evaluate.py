@@ -11,8 +11,8 @@ from edgebert import frontier, registry
 from edgebert.arguments import one_or_more
 from edgebert.bundle import Bundle
 from edgebert.bundle.manifest import Manifest, Quantization
-from edgebert.data import Example, texts_of
-from edgebert.deployment import add_deployment, spread
+from edgebert.data import Example, spread, texts_of
+from edgebert.deployment import add_deployment
 from edgebert.errors import ConfigError, DataError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.measure import Measured, measure, metric_difference

@@ -1,4 +1,4 @@
-"""What this machine's processor can do."""
+"""What this machine's processor can do, and which one can multiply 8-bit numbers without overflowing on the way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import platform
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
+
+SATURATING = ("avx2", "avx512")
+"""Targets that add two products of 8 bits into 16 (VPMADDUBSW): weights of 8 bits make the sum overflow, 7 fit."""
 
 
 def cpu_features(cpu_info: str | None = None) -> frozenset[str]:
@@ -37,6 +40,30 @@ def cpu_name(cpu_info: str | None = None) -> str:
         if key.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+def detect_target(cpu_info: str | None = None, machine: str | None = None) -> str:
+    """Returns this machine's target; `avx2`, the most careful, where its processor says nothing.
+
+    Args:
+        cpu_info: The text of `/proc/cpuinfo`; None reads it.
+        machine: The architecture; None asks the system.
+    """
+    if (machine or platform.machine()).lower() in ("arm64", "aarch64"):
+        return "arm64"
+    flags = cpu_features(cpu_info)
+    if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return "avx512_vnni"
+    return "avx512" if "avx512bw" in flags else "avx2"
+
+
+def saturates(cpu_info: str | None = None) -> bool:
+    """Says whether this processor is known to overflow where activations and weights of 8 bits are multiplied.
+
+    Args:
+        cpu_info: The text of `/proc/cpuinfo`; None reads it.
+    """
+    return "avx2" in cpu_features(cpu_info) and detect_target(cpu_info) in SATURATING
 
 
 def _read() -> str:

@@ -28,7 +28,7 @@ from edgebert.output import ConsoleReporter
 @click.option(
     "--max-drop",
     type=NumberRange(min=0),
-    help="Points of the metric that may be lost; graphs stay fp32 until it is met.",
+    help="Points of the metric that may be lost under `default`; graphs stay fp32 until it is met.",
 )
 @click.option("--smooth-quant/--no-smooth-quant", default=None, help="SmoothQuant before static (neural_compressor).")
 @click.option("--columns", help="Which column is which field, such as text=sentence,label=label.")

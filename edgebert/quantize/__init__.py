@@ -21,13 +21,14 @@ from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint, Quantization, Trial
 from edgebert.bundle.publish import check_target
 from edgebert.config import QuantizeConfig, decode, read_settings_tree
-from edgebert.data import Example, name_of, texts_of
+from edgebert.data import Example, name_of, spread, texts_of
 from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, DataError, QualityError, require, suggestion
 from edgebert.output import Reporter
-from edgebert.quantize._processor import SATURATING, detect_target
+from edgebert.processor import SATURATING, detect_target
 from edgebert.quantize._recipe import Backend, Calibration, Goal, Recipe
 from edgebert.runtime.model import EdgeModel
+from edgebert.runtime.points import find_point
 from edgebert.tasks import load_task
 from edgebert.yaml_tree import write_yaml
 
@@ -201,7 +202,7 @@ class _Work:
         if not any(read):
             raise DataError(f"{', '.join(map(str, sources))}: no examples.")
         names = (name_of(source, examples, split=split) for source, examples in zip(sources, read, strict=True))
-        self.evaluation = "; ".join(names)
+        self.evaluation = f"{'; '.join(names)} under {find_point(self.bundle.manifest, 'default').policy}"
         return [example for examples in read for example in examples]
 
     def calibrate(self, source: str | Path | None, columns: Mapping[str, str] | None) -> dict[str, Calibration]:
@@ -212,21 +213,21 @@ class _Work:
 
         task = load_task(self.bundle.manifest.task)
         examples = task.read(source, split="train", columns=columns, require_labels=False)
-        wanted = self.settings.calibration_texts
-        texts = texts_of(examples[:: max(len(examples) // wanted, 1)][:wanted])
+        texts = texts_of(spread(examples, self.settings.calibration_texts))
         if not texts:
             raise DataError(f"{source}: no texts to calibrate on.")
         self.calibration, self.calibration_texts = name_of(source, examples, split="train"), len(texts)
         seen, rare = observe(self.bundle, texts, self.paths, self.backend.NEEDS, self.reporter)
         if rare:
             self.reporter.say(
-                f"fewer than {FEWEST_ROWS} of {len(texts)} texts reach {', '.join(rare)}: calibrated at full depth"
+                f"fewer than {FEWEST_ROWS} of {len(texts)} texts reach {', '.join(rare)}: calibrated at full depth, or "
+                "under another of its policies where that has no use for them"
             )
         return seen
 
     def quantize(self, calibrations: Mapping[str, Calibration], judge: Any) -> None:
         """Quantizes every graph that has something to quantize, and looks at what ONNX Runtime makes of it."""
-        from edgebert.quantize._graphs import graph_bytes, read_graph
+        from edgebert.quantize._graphs import graph_bytes, has_fewer_bits, read_graph
         from edgebert.quantize._inspect import check_graph
         from edgebert.quantize._tables import quantize_tables
 
@@ -244,7 +245,7 @@ class _Work:
                     untuned = self.backend.quantize_graph(model, self.recipe, seen, None) or model
                     self.is_tuned |= graph_bytes(quantized) != graph_bytes(untuned)
                 quantized = quantize_tables(quantized)
-                if quantized is not model:
+                if has_fewer_bits(quantized):
                     data = graph_bytes(quantized)
                     check_graph(quantized, data, name=path)
                     self.made[path] = data

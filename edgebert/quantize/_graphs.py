@@ -20,6 +20,8 @@ NARROWEST_TABLE = 16
 SMALLEST_TABLE = 1024
 """Tables of fewer numbers stay fp32, such as those of two segments."""
 
+_FEW_BITS = frozenset(getattr(onnx.TensorProto, kind) for kind in ("INT8", "UINT8", "INT4", "UINT4"))
+
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -74,6 +76,11 @@ def find_products(model: onnx.ModelProto, *, fewest_outputs: int = FEWEST_OUTPUT
         bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
         found.append(Product(node, activation, weight.name, values.T if is_turned else values, bias))
     return found
+
+
+def has_fewer_bits(model: onnx.ModelProto) -> bool:
+    """Says whether a graph holds constants of 8 or 4 bits; one that a backend gave back as it was has none."""
+    return any(constant.data_type in _FEW_BITS for constant in model.graph.initializer)
 
 
 def find_tables(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:

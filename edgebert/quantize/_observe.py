@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgebert.bundle import WHOLE_MODEL_NAME, Bundle
+from edgebert.bundle.manifest import Knobs, Manifest
+from edgebert.candidates import grid_of
 from edgebert.output import Reporter
 from edgebert.quantize._graphs import find_products, graph_bytes, read_graph
 from edgebert.quantize._recipe import Calibration, Need, Range
@@ -20,7 +22,7 @@ from edgebert.runtime.sessions import make_graph
 from edgebert.text import Encoded, Text, Values
 
 FEWEST_ROWS = 16
-"""Graphs that fewer rows reach are calibrated on all texts at full depth."""
+"""Graphs that fewer rows reach are calibrated on all texts at full depth, or under another setting of the bundle."""
 
 _ROWS_AT_A_TIME = 16
 _MOST_SAMPLES = 16
@@ -39,7 +41,8 @@ def observe(
         reporter: Where progress goes.
 
     Returns:
-        What was seen of each graph, and those of them that too few rows reached, so that they were run at full depth.
+        What was seen of each graph, and those of them that too few rows reached, so that they were run at full depth,
+        or under the first of the bundle's other settings that runs them.
     """
     with EdgeModel(bundle, prepare=False) as model:
         encoded = model.encode(texts)
@@ -50,11 +53,24 @@ def observe(
         if rare:
             model.set_policy("never")
             _run(model.with_graphs({path: inside[path] for path in rare}), encoded, "calibrate rare graphs", reporter)
+        for name, knobs in _other_settings(bundle.manifest):
+            unseen = {path: graph for path, graph in inside.items() if not graph.calibration.rows}
+            if unseen:
+                model.set_policy(name, **knobs)
+                _run(model.with_graphs(unseen), encoded, f"calibrate under {name}", reporter)
         if WHOLE_MODEL_NAME in watched:
             whole = watched[WHOLE_MODEL_NAME]
             for start in range(0, len(encoded), _ROWS_AT_A_TIME):
                 whole.run(model.pad(encoded[start : start + _ROWS_AT_A_TIME]), whole.outputs)
     return {path: graph.calibration for path, graph in watched.items()}, rare
+
+
+def _other_settings(manifest: Manifest) -> list[tuple[str, Knobs]]:
+    """Returns settings that may run graphs for which `default` and full depth have no use: a layer's parts, say."""
+    rule = manifest.rule.policy, manifest.rule.knobs
+    grids = [(name, grid_of(name, rule)) for name in manifest.policies]
+    points = [(point.policy, point.knobs) for point in manifest.operating_points.values()]
+    return [*points, *((name, grid[len(grid) // 2]) for name, grid in grids if grid)]
 
 
 def _run(model: EdgeModel, encoded: Sequence[Encoded], title: str, reporter: Reporter) -> None:
@@ -104,7 +120,7 @@ class _Watched:
 
 def _without_padding(numbers: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[Any]:
     """Returns the numbers of real tokens where there is a state for each token, else all of them."""
-    if mask is None or numbers.shape[:2] != mask.shape:
+    if mask is None or numbers.ndim < 3 or numbers.shape[:2] != mask.shape:
         return numbers
     kept: NDArray[Any] = numbers[mask != 0]
     return kept

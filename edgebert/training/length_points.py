@@ -81,7 +81,8 @@ def choose_lengths(
             seed=seed,
             largest_drop=search.largest_drop,
         )
-    chosen_on = f"{len(rows)} rows of train; all tokens have {task.METRIC} {full_metric:.4f}"
+    precision = " in bf16" if wants_bf16(train) else ""
+    chosen_on = f"{len(rows)} rows of train{precision}; all tokens have {task.METRIC} {full_metric:.4f}"
     points = {f"{POLICY}_{round(100 * found.cost):02d}": _point(found, layers, chosen_on) for found in front}
     kept = next(found for found in front if found.metric >= full_metric - train.max_drop_points / 100)
     return {"default": _point(kept, layers, chosen_on), **dict(reversed(points.items()))}

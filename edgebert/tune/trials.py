@@ -19,7 +19,7 @@ from edgebert.runtime.model import EdgeModel
 from edgebert.text import Encoded
 from edgebert.tune.recording import record_decisions
 
-BATCH_SIZE = 32
+_BATCH_SIZE = 32
 _COST_STEP = 0.01
 _ROUNDS = 4
 
@@ -36,6 +36,7 @@ class Trials:
 
     Attributes:
         full: Full depth, the policy `never`.
+        batch_size: Most rows that run together: one where a row's answer depends on the others.
         recorded: What every exit, plan and head gave; None where what is computed depends on the rule.
         is_followed: Whether settings are tried by following what was recorded, which takes milliseconds.
     """
@@ -57,9 +58,13 @@ class Trials:
         self.lengths = np.array([len(row.ids) for row in encoded])
         if targets is not None:
             check_comparable(model.task, targets, f"{len(encoded)} texts to tune on")
+        # Its activations have one scale for the batch, and at run time other rows share one than at full depth.
+        quantization = self.manifest.quantization
+        is_shared = quantization is not None and quantization.mode == "dynamic"
+        self.batch_size = 1 if is_shared else _BATCH_SIZE
         self.recorded: list[Decision] | None = None
         if not paths_depend_on_rule(self.manifest.program):
-            self.recorded = record_decisions(model, encoded, BATCH_SIZE, reporter)
+            self.recorded = record_decisions(model, encoded, self.batch_size, reporter)
         self._tried: dict[str, Trial] = {}
         self.full = self.measure("never", {})
 
@@ -117,7 +122,7 @@ class Trials:
             macs = spent_macs(self.manifest.program, policy, followed, self.lengths)
         else:
             self.model.set_policy(name, **knobs)
-            outcome = self.model.run_encoded(self.encoded, batch_size=BATCH_SIZE)
+            outcome = self.model.run_encoded(self.encoded, batch_size=self.batch_size)
             scores, path, macs = outcome.scores, outcome.path, outcome.macs
         if name == "never":
             check_answers(scores)

@@ -16,7 +16,7 @@ from edgebert.bundle import CONFIG_NAME, WHOLE_MODEL_NAME, Bundle, open_bundle
 from edgebert.bundle.manifest import Guarantee, OperatingPoint
 from edgebert.config import QuantizeConfig
 from edgebert.derive import derive
-from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError
+from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, QualityError
 from edgebert.output import Reporter
 from edgebert.quantize import quantize_bundle
 from edgebert.quantize._graphs import find_products, read_graph
@@ -158,17 +158,17 @@ def test_the_same_bytes_twice(mode: str, dact_bundle: Path, calibration: Path, t
 def test_static_does_not_depend_on_batch_mates(
     dact_bundle: Path, calibration: Path, texts: list[str], tmp_path: Path, answers: Any
 ) -> None:
-    """Rounding to 8 bits magnifies the last digit of a float where it lies on a border, hence 1e-3 and not 1e-5."""
+    """Rounding to 8 bits magnifies the last digit of a float where it lies on a border, so that a row may differ."""
     static = quantize_bundle(dact_bundle, tmp_path / "s", overrides={"mode": "static"}, calibration=calibration)
     dynamic = quantize_bundle(dact_bundle, tmp_path / "d")
 
     def spread(bundle: Bundle) -> float:
         alone = answers(bundle, texts, "never", batch_size=1)
         together = answers(bundle, texts, "never", batch_size=32, sort=False)
-        return float(np.median(np.abs(np.exp(alone.scores) - np.exp(together.scores)).max(axis=1)))
+        return float(np.mean(np.abs(np.exp(alone.scores) - np.exp(together.scores)).max(axis=1) > 1e-5))
 
-    assert spread(static) <= 1e-5
-    assert spread(dynamic) > 1e-5
+    assert spread(static) <= 0.05
+    assert spread(dynamic) > 0.5
 
 
 def test_graphs_are_calibrated_on_the_rows_that_reach_them(bundle_of: BundleOf, texts: list[str]) -> None:
@@ -262,7 +262,7 @@ def test_the_manifest_says_what_the_drop_was_measured_on(
     assert first.startswith(f"{sentiment_data.name} (validation), ")
     rows = len((sentiment_data / "test.tsv").read_text(encoding="utf-8").splitlines()) - 1
     sha256 = hashlib.sha256((sentiment_data / "test.tsv").read_bytes()).hexdigest()[:12]
-    assert second == f"test.tsv, {rows} rows, sha256 {sha256}"
+    assert second == f"test.tsv, {rows} rows, sha256 {sha256} under never"
 
 
 def test_settings_travel_in_the_configuration(dact_bundle: Path, tmp_path: Path) -> None:
@@ -290,6 +290,69 @@ def test_says_which_graphs_few_texts_reach(bundle_of: BundleOf, calibration: Pat
 
     assert "of 20 texts reach graphs/layer_00.onnx, graphs/layer_01.onnx: calibrated at full depth" in heard.lines[0]
     assert made.manifest.quantization.graphs["graphs/layer_00.onnx"] == "int8"
+
+
+@pytest.mark.parametrize(("method", "part"), [("tbert", "attention"), ("dynamic_tinybert", "feed_forward")])
+def test_parts_that_the_default_never_runs_are_calibrated_too(
+    method: str, part: str, bundle_of: BundleOf, calibration: Path, tmp_path: Path
+) -> None:
+    everything = {
+        "tbert": OperatingPoint(policy="width", knobs={"width": 1.0}),
+        "dynamic_tinybert": OperatingPoint(policy="lengths", knobs={"lengths": "1.0,1.0"}),
+    }
+    points = {"default": everything[method]}
+    if method == "dynamic_tinybert":
+        points["lengths_60"] = OperatingPoint(policy="lengths", knobs={"lengths": "0.6,0.4"})
+    source = derive(open_bundle(bundle_of(method)), tmp_path / "source", changes={"operating_points": points})
+
+    made = quantize_bundle(
+        source.path,
+        tmp_path / "made",
+        overrides={"mode": "static", "calibration_texts": 20},
+        calibration=calibration,
+    )
+
+    assert made.manifest.quantization is not None
+    graphs = made.manifest.quantization.graphs
+    assert {graphs[f"graphs/{part}_00.onnx"], graphs["graphs/layer_00.onnx"]} == {"int8"}
+
+
+def test_padding_is_cut_from_states_of_tokens_alone() -> None:
+    from edgebert.quantize._observe import _without_padding
+
+    mask = np.array([[1, 1, 0, 0]])
+    pooled, states = np.arange(4.0)[None], np.arange(8.0).reshape(1, 4, 2)
+
+    assert _without_padding(pooled, mask).tolist() == pooled.tolist()  # as many features as tokens
+    assert _without_padding(states, mask).tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+
+def test_a_graph_that_a_backend_leaves_as_it_was_is_not_called_quantized(
+    dact_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgebert.quantize import onnxruntime as backend
+
+    really, asked = backend.quantize_graph, []
+
+    def but_for_the_first(model: onnx.ModelProto, *rest: Any) -> onnx.ModelProto | None:
+        asked.append(model)
+        return _copy(model) if len(asked) == 1 else really(model, *rest)
+
+    overrides = {"exclude": ["*embed*"]}
+    monkeypatch.setattr(backend, "quantize_graph", but_for_the_first)
+    made = quantize_bundle(dact_bundle, tmp_path / "made", overrides=overrides)
+    monkeypatch.setattr(backend, "quantize_graph", lambda model, *_: _copy(model))
+    with pytest.raises(QualityError, match="there is nothing left to quantize"):
+        quantize_bundle(dact_bundle, tmp_path / "none", overrides=overrides)
+
+    assert made.manifest.quantization is not None
+    graphs = made.manifest.quantization.graphs
+    assert [graphs[f"graphs/layer_0{layer}.onnx"] for layer in range(3)] == ["fp32", "int8", "int8"]
+    assert made.read("graphs/layer_00.onnx") == open_bundle(dact_bundle).read("graphs/layer_00.onnx")
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(model.SerializeToString())
 
 
 @pytest.mark.parametrize("target", ["avx2", "avx512"])

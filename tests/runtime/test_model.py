@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgebert import EdgeModel
+from edgebert import EdgeModel, processor
 from edgebert.bundle import open_bundle
 from edgebert.bundle.files import sha256
-from edgebert.bundle.manifest import FileFacts, OperatingPoint, encode_manifest
+from edgebert.bundle.manifest import FileFacts, OperatingPoint, Quantization, encode_manifest
 from edgebert.decisions import all_layers
+from edgebert.derive import derive
 from edgebert.errors import BundleError, ConfigError, DataError, EdgeBertError, MissingExtraError
 from edgebert.runtime.outcome import Outcome
 from edgebert.runtime.results import Prediction
@@ -689,3 +691,26 @@ def test_running_a_model_imports_nothing_heavy(dact_bundle: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(dact_bundle)], capture_output=True, text=True, check=True)
 
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("is_narrow", "flags"), [(False, "avx2 avx512bw"), (True, "avx2 avx512bw"), (False, "avx2 avx_vnni")]
+)
+def test_weights_of_eight_bits_on_a_processor_that_overflows(
+    is_narrow: bool, flags: str, dact_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = Quantization(
+        source_digest="", backend="onnxruntime", mode="dynamic", settings={"reduce_range": is_narrow}, graphs={}
+    )
+    made = derive(open_bundle(dact_bundle), tmp_path / "made", changes={"quantization": facts})
+    monkeypatch.setattr(processor, "_read", lambda: f"flags : fpu {flags}\n")
+    overflows = not is_narrow and "vnni" not in flags
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        EdgeModel.from_pretrained(made.path, threads=1, prepare=False).close()
+
+    said = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    assert [("sums may overflow" in line, line.endswith("--target avx512.")) for line in said] == [
+        (True, True)
+    ] * overflows

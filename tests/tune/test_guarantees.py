@@ -1,6 +1,7 @@
 """The guarantee on a real bundle, whose 200 texts are the whole population, so that every setting's risk is known."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from edgebert import EdgeModel
-from edgebert.bundle.manifest import Knobs
+from edgebert.bundle.manifest import Knobs, OperatingPoint
+from edgebert.config import ExportConfig
+from edgebert.decisions import Decision
+from edgebert.export import export_model
 from edgebert.output import Reporter
 from edgebert.tasks import load_task
 from edgebert.tune.guarantees import conformal_consistency, learn_then_test, losses
@@ -23,7 +27,8 @@ class Drawn(Trials):
     def __init__(self, population: Trials, places: np.ndarray) -> None:
         self.population, self.places = population, places
         self.model, self.manifest, self.rule = population.model, population.manifest, population.rule
-        self.recorded, self.targets, self.reporter = population.recorded, None, population.reporter
+        self.recorded = [_drawn(decision, places) for decision in population.recorded or ()]
+        self.targets, self.reporter = None, population.reporter
         self.full = self._drawn(population.full)
 
     def measure(self, name: str, knobs: Knobs) -> Trial:
@@ -31,6 +36,10 @@ class Drawn(Trials):
 
     def _drawn(self, trial: Trial) -> Trial:
         return dataclasses.replace(trial, predictions=trial.predictions[self.places])
+
+
+def _drawn(decision: Decision, places: np.ndarray) -> Decision:
+    return dataclasses.replace(decision, outputs={name: out[places] for name, out in decision.outputs.items()})
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +84,29 @@ def test_conformal_consistency_never_stops_at_a_wrong_exit_more_often_than_it_sa
     assert promise.delta is None
     assert (trial is population.full) == (found["certainty"] is None)
     assert _risk(population, trial) <= 0.7
+
+
+def test_conformal_threshold_holds_on_average_over_draws_and_no_lower_one_would(
+    save_tiny_checkpoint: Callable[..., Path], texts: list[str], tmp_path: Path
+) -> None:
+    points = {"default": OperatingPoint(policy="entropy", knobs={"threshold": 0.5, "scale": "normalised"})}
+    checkpoint = save_tiny_checkpoint({"name": "fastbert"}, points)
+    bundle = export_model(checkpoint, tmp_path / "bundle", settings=ExportConfig(verify_samples=1))
+    epsilon, generator = 0.1, np.random.default_rng(0)
+    with EdgeModel.from_pretrained(bundle.path, threads=1) as model:
+        population = Trials(model, model.encode(texts), None, Reporter())
+
+        risks, certainties = [], []
+        for _ in range(200):
+            drawn = Drawn(population, generator.permutation(200)[:100])
+            trial, _, (found,) = conformal_consistency(drawn, ["confidence"], epsilon)
+            risks.append(_risk(population, trial))
+            certainties.append(found["certainty"])
+        everywhere = _risk(population, population.measure("confidence", {"threshold": 0.0}))
+
+    assert 0 < np.mean(risks) <= epsilon
+    assert len(set(certainties)) > 1
+    assert everywhere > 2 * epsilon
 
 
 @pytest.mark.parametrize(("risk", "expected"), [("metric_drop", [0.0, 0.5, 0.0]), ("disagreement", [0.0, 1.0, 1.0])])

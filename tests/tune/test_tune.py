@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebert import EdgeModel, cli, tune_bundle
+from edgebert import EdgeModel, cli, quantize_bundle, tune_bundle
 from edgebert.bundle import open_bundle
 from edgebert.bundle.files import sha256
 from edgebert.bundle.manifest import MANIFEST_NAME, Guarantee, OperatingPoint, Quantization
@@ -665,3 +665,19 @@ def test_what_was_tuned_takes_no_part_in_the_order_of_a_guarantee(
 def test_a_risk_without_a_guarantee_is_refused(dact_bundle: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^procedure and risk: belong to a guarantee; give one"):
         tune_bundle(dact_bundle, tmp_path / "no.tsv", budget="flops=0.5", **options)
+
+
+def test_what_depends_on_batch_mates_is_tried_one_text_at_a_time(
+    dact_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    made = quantize_bundle(dact_bundle, tmp_path / "int8")
+
+    for bundle, size in ((dact_bundle, 32), (made.path, 1)):
+        with EdgeModel.from_pretrained(bundle, threads=1) as model:
+            texts = [example.text for example in read_examples(sentiment_data / "test.tsv")][:40]
+            trials = Trials(model, model.encode(texts), None, Reporter())
+            model.set_policy("never")
+            alone = model.run_encoded(model.encode(texts), batch_size=1).scores.argmax(axis=1)
+
+        assert trials.batch_size == size
+        assert (trials.full.predictions == alone).all()

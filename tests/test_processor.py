@@ -1,6 +1,6 @@
 import pytest
 
-from edgebert.quantize._processor import detect_target
+from edgebert.processor import detect_target, saturates
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_detect_target(flags: str, machine: str, target: str) -> None:
 
 def test_detect_target_of_this_machine() -> None:
     assert detect_target() in ("avx2", "avx512", "avx512_vnni", "arm64")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("sse2 avx2", True), ("avx2 avx512bw", True), ("avx2 avx_vnni", False), ("asimd", False), ("", False)],
+)
+def test_saturates_only_where_that_is_known(flags: str, expected: bool) -> None:
+    assert saturates(f"flags : fpu {flags}\n") == expected
