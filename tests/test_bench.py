@@ -614,3 +614,27 @@ def test_bench_a_single_file_holds_one_operating_point(dact_bundle: Path, tmp_pa
 def test_bench_takes_one_bundle(bench: Callable[[str], object]) -> None:
     with pytest.raises(BundleError, match=r"^nothing: no such bundle folder"):
         bench("nothing")
+
+
+def test_bench_labels_of_another_task_are_refused_before_anything_is_timed(
+    plain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.tsv").write_text("text\tlabel\ngood\tpositive\nfair\tneutral\n")
+    monkeypatch.setattr("edgebert.bench.open_sides", lambda *_: pytest.fail("timed"))
+
+    with pytest.raises(DataError, match=r"example 2: expected one of the model's labels negative, positive"):
+        bench_bundles([plain_bundle], data=tmp_path / "odd.tsv")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": [16]}, "lengths: are those of random token ids"),
+        ({"data": None, "columns": {"text": "a"}}, "columns: are those of data"),
+    ],
+)
+def test_bench_options_that_would_do_nothing_are_refused(
+    plain_bundle: Path, sentiment_data: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bench_bundles([plain_bundle], **{"data": sentiment_data / "test.tsv", **options})

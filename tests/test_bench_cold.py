@@ -3,16 +3,23 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from edgebert.bench.cold import SCHEMA, bench_cold
 from edgebert.bench_table import cold_table
-from edgebert.bundle import open_bundle
+from edgebert.bundle import TOKENIZER_NAME, WHOLE_MODEL_NAME, open_bundle
+from edgebert.bundle.manifest import MANIFEST_NAME, encode_manifest
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.host import host_facts
+from edgebert.rivals._cold.onnxruntime import start
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Spec
 from edgebert.runtime.prepared import prepare_bundle
@@ -27,6 +34,9 @@ ROW_FIELDS = {
         "cold_ms",
         "min_ms",
         "max_ms",
+        "policy",
+        "knobs",
+        "provider",
         "private_mb",
         "repeats_ms",
     ),
@@ -186,3 +196,41 @@ def test_cold_says_what_is_prepared(plain_bundle: Path, tmp_path: Path, monkeypa
     (after,) = bench_cold([plain_bundle], repeats=1)["rows"]
 
     assert (before["prepared"], after["prepared"]) == (False, True)
+
+
+def test_cold_bundle_without_a_tokenizer_is_refused_before_it_starts(width_bundle: Path, tmp_path: Path) -> None:
+    opened = open_bundle(width_bundle)
+    files = {name: facts for name, facts in opened.manifest.files.items() if name != TOKENIZER_NAME}
+    shutil.copytree(width_bundle, tmp_path / "mute")
+    (tmp_path / "mute" / TOKENIZER_NAME).unlink()
+    manifest = msgspec.structs.replace(opened.manifest, files=files)
+    (tmp_path / "mute" / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+
+    with pytest.raises(ConfigError, match="has no tokenizer, so texts cannot be timed; --cold answers one"):
+        bench_cold([tmp_path / "mute"], repeats=1)
+
+
+def test_cold_rivals_read_no_padding(plain_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rival"
+    folder.mkdir()
+    tokenizer = Tokenizer.from_file(str(plain_bundle / TOKENIZER_NAME))
+    tokenizer.enable_padding(length=40)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "model.onnx").write_bytes((plain_bundle / WHOLE_MODEL_NAME).read_bytes())
+    read: list[int] = []
+
+    class Session:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def get_inputs(self) -> list[Any]:
+            return [types.SimpleNamespace(name="input_ids")]
+
+        def run(self, _: None, inputs: dict[str, Any]) -> list[np.ndarray]:
+            read.append(inputs["input_ids"].shape[1])
+            return [np.zeros((1, 2))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "InferenceSession", Session)
+        start(str(folder), "1", "48")("good movie")
+
+    assert read == [len(tokenizer.encode("good movie").tokens) - tokenizer.encode("good movie").attention_mask.count(0)]

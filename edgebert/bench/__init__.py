@@ -25,6 +25,7 @@ from edgebert.output import Advance, Reporter
 from edgebert.rivals._process import SideProcess
 from edgebert.rivals._protocol import Case, Spec
 from edgebert.rivals._turns import Record, TimedSide, open_sides, time_together
+from edgebert.tasks import load_task
 
 SCHEMA = "edgebert.bench/1"
 _BUSY_SHARE = 0.5
@@ -136,7 +137,7 @@ def bench_bundles(
         threads=threads, batches=batches, lengths=lengths or DEFAULT_LENGTHS, repeats=[repeats], max_texts=[max_texts]
     )
     _check_scenario(data, scenario, [*batches, *([] if against_batch is None else [against_batch])])
-    _check_lengths(data, max_length, per_layer)
+    _check_lengths(data, max_length, per_layer, lengths=lengths, columns=columns)
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}), compact=compact)
     sides = bundle_sides(bundles, spec)
     rivals = one_or_more(against or ())
@@ -145,6 +146,10 @@ def bench_bundles(
     sides = [replace(side, spec=_with_calibration(side.spec, examples, max_length)) for side in sides]
     cases = make_cases(sides, batches, () if examples else lengths, examples, scenario, max_length)
     ladders = [(n, ladder) for n in range(len(bundles)) if per_layer for ladder in make_ladders(sides[n], cases)]
+    labelled = examples if all(example.is_labelled for example in examples) else ()
+    for side in sides if labelled else ():  # before anything is timed, not after
+        manifest = side.bundle.manifest
+        load_task(manifest.task).encode_targets(labelled, manifest.labels, where=side.label)
     plan = _Plan(
         sides=sides,
         pairs=pairs,
@@ -152,7 +157,7 @@ def bench_bundles(
         ladders=ladders,
         repeats=repeats,
         per_step=per_step,
-        labelled=examples if all(example.is_labelled for example in examples) else (),
+        labelled=labelled,
     )
     result: dict[str, Any] = {"schema": SCHEMA, "host": host_facts(), "rows": [], "ratios": [], "fits": []}
     reporter = reporter or Reporter()
@@ -222,8 +227,19 @@ def _check_scenario(data: str | Path | None, scenario: str, batches: Sequence[in
         )
 
 
-def _check_lengths(data: str | Path | None, max_length: int | None, per_layer: bool) -> None:
+def _check_lengths(
+    data: str | Path | None,
+    max_length: int | None,
+    per_layer: bool,
+    *,
+    lengths: Sequence[int] | None,
+    columns: Mapping[str, str] | None,
+) -> None:
     """Refuses options for texts where there are none, and the other way round."""
+    if data is not None and lengths:
+        raise ConfigError("lengths: are those of random token ids; texts have their own, cut by max_length.")
+    if data is None and columns:
+        raise ConfigError("columns: are those of data; name some, or leave columns out.")
     if max_length is not None and max_length < 1:
         raise ConfigError(f"max_length: expected 1 or more, got {max_length}.")
     if data is None and max_length is not None:

@@ -18,6 +18,17 @@ from edgebert.tasks import load_task
 DEFAULT_LENGTHS = (16, 32, 128)
 
 
+def check_tokenizers(sides: Sequence[TimedSide], *, cure: str) -> None:
+    """Refuses bundles that cannot be asked texts.
+
+    Raises:
+        ConfigError: One has no tokenizer.
+    """
+    for side in sides:
+        if not side.bundle.has(TOKENIZER_NAME):
+            raise ConfigError(f"{side.bundle.path}: has no tokenizer, so texts cannot be timed; {cure}.")
+
+
 def read_data(
     sides: Sequence[TimedSide], data: str | Path | None, columns: Mapping[str, str] | None, limit: int
 ) -> Sequence[Example]:
@@ -29,9 +40,7 @@ def read_data(
     """
     if data is None:
         return ()
-    for side in sides:
-        if not side.bundle.has(TOKENIZER_NAME):
-            raise ConfigError(f"{side.bundle.path}: has no tokenizer, so texts cannot be timed; leave --data out.")
+    check_tokenizers(sides, cure="leave --data out")
     names = {side.bundle.manifest.task for side in sides}
     tasks = [load_task(name) for name in sorted(names)]
     if len({task.ASKED for task in tasks}) > 1:

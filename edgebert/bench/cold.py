@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from edgebert.arguments import one_or_more
-from edgebert.bench._cases import read_data
+from edgebert.bench._cases import check_tokenizers, read_data
 from edgebert.bench._rows import compare
 from edgebert.bench._sides import add_rivals, bundle_sides
 from edgebert.data import texts_of
@@ -117,6 +117,7 @@ def bench_cold(
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}))
     sides = bundle_sides(one_or_more(bundles), spec)
     pairs = add_rivals(sides, [str(rival) for rival in rivals], None, against_policy, reference)
+    check_tokenizers(sides, cure="--cold answers one")
     examples = read_data(sides, data, columns, 1)
     line = _line(sides, texts_of(examples)[0] if examples else None)
     result: dict[str, Any] = {"schema": SCHEMA, "host": host_facts(), "rows": [], "ratios": []}
@@ -214,6 +215,9 @@ def _row(starter: _Starter, threads: int) -> dict[str, Any]:
     return {
         "bundle": starter.side.label,
         "rival_of": starter.side.rival_of,
+        "policy": starter.side.spec.policy if starter.side.spec.side == "bundle" else "never",
+        "knobs": dict(starter.side.spec.knobs),
+        "provider": starter.side.spec.provider,
         "precision": starter.precision,
         "threads": threads,
         "prepared": _is_prepared(starter.side),

@@ -52,7 +52,14 @@ def family_of(settings: dict[str, Any]) -> ModuleType:
     Raises:
         ConfigError: It is none of ours.
     """
-    return registry.load("edgebert.encoders", str(settings.get("model_type", "")).replace("-", "_"))
+    name = settings.get("model_type")
+    if not isinstance(name, str):
+        known = ", ".join(registry.names("edgebert.encoders"))
+        raise ConfigError(
+            f"config.json: model_type: expected one of {known}, got {name!r}; add it (files of transformers before "
+            "2.2, such as DeeBERT's own, have none)."
+        )
+    return registry.load("edgebert.encoders", name.replace("-", "_"))
 
 
 def last_layer(settings: dict[str, Any], *, where: str) -> int:

@@ -10,7 +10,9 @@ converted:
 - Segments count from 1, and 0 is padding, so that the table has 3 rows. Ours takes rows 1 and 2; for the package, which
   puts a whole pair into segment 1, row 1 twice.
 - A single text is `[CLS] text`, without `[SEP]`; a pair is `[CLS] first [SEP] second [SEP]`, in the package without the
-  last `[SEP]`. The tokenizer is changed to that.
+  last `[SEP]`. The tokenizer is changed to that. The package glues both texts around the letters `[SEP]`, which only
+  next to Chinese characters become the token; between letters it has trained on `[`, `sep`, `]`, and has cut each text
+  to half the length in characters. Neither is done here, and a note says so.
 - The published `--pooling first` is assumed where the settings do not say it.
 """
 
@@ -98,9 +100,16 @@ def translate(settings: dict[str, Any], weights: dict[str, Tensor], *, where: st
         adapt_tensor=functools.partial(_adapt_tensor, is_package=is_package),
         adapt_tokenizer=functools.partial(_adapt_tokenizer, pair=pair),
         notes=(
+            *(_GLUED if is_package else ()),
             f"the tokenizer now writes a text as [CLS] text and a pair as {_in_words(pair)}, as the model was trained",
         ),
     )
+
+
+_GLUED = (
+    "pairs of texts with spaces: FastBERT's package wrote the letters [SEP] between them in training, here it is the "
+    "token; measure before you rely on it",
+)
 
 
 def _encoder_settings(settings: dict[str, Any], weights: dict[str, Tensor], prefix: str, where: str) -> dict[str, Any]:

@@ -39,13 +39,13 @@ def chart(results: Results) -> Any | None:
                 words.append(
                     {"line": line + 1 + down, "column": column, "text": token, "layers": layers, "of": row.layers}
                 )
+                words[-1]["share"] = layers / row.layers
             line += last + 3
     alt = load_altair()
     x = alt.X("column:Q", axis=None, scale=alt.Scale(domain=[0, _COLUMNS], nice=False))
     y = alt.Y("line:Q", axis=None, scale=alt.Scale(domain=[line - 1, -1], nice=False))
     text = {"align": "left", "baseline": "middle", "fontSize": 12}
-    deepest = max(row.layers for row in rows)
-    greys = alt.Scale(domain=[0, deepest], range=["#bcbcbc", "#000000"])
+    greys = alt.Scale(domain=[0, 1], range=["#bcbcbc", "#000000"])
     bold = chart_of(headings).mark_text(**text, fontWeight="bold").encode(x=x, y=y, text="text:N")
     grey = (
         chart_of(words)
@@ -55,10 +55,10 @@ def chart(results: Results) -> Any | None:
             y=y,
             text="text:N",
             color=alt.Color(
-                "layers:Q",
-                title="layers a token went through",
+                "share:Q",
+                title="share of the layers a token went through",
                 scale=greys,
-                legend=alt.Legend(orient="top", values=list(range(deepest + 1)), format="d"),
+                legend=alt.Legend(orient="top", format=".0%"),
             ),
             tooltip=[
                 alt.Tooltip("text:N", title="token"),

@@ -57,8 +57,8 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
         manifest: The bundle's, whose encoder shape a random model gets.
 
     Raises:
-        ConfigError: The checkpoint cannot be opened, lacks weights or has fewer token ids than the bundle, or the
-            provider is not the processor.
+        ConfigError: The checkpoint cannot be opened, lacks weights, has fewer token ids or positions than the bundle,
+            or the provider is not the processor.
         MissingExtraError: torch or transformers is not installed.
     """
     purpose = f"bench --against {spec.side}"
@@ -86,6 +86,12 @@ def open_model(spec: Spec, manifest: Manifest) -> Any:
         raise ConfigError(
             f"--reference {spec.reference}: expected at least the bundle's {manifest.encoder.vocabulary_size} token "
             f"ids, got {model.config.vocab_size}; name the checkpoint the bundle was made from."
+        )
+    positions = getattr(model.config, "max_position_embeddings", manifest.encoder.max_length)
+    if positions < manifest.encoder.max_length:
+        raise ConfigError(
+            f"--reference {spec.reference}: expected at least the bundle's {manifest.encoder.max_length} positions, "
+            f"got {positions}; name the checkpoint the bundle was made from."
         )
     return model.eval()
 

@@ -31,7 +31,8 @@ def best_spans(scores: Sequence[NDArray[Any]], windows: Sequence[Window], top_k:
     """Returns the best answers of one question, the best first; no two have the same text.
 
     A span may begin and end with any token of the passage, end no earlier than it begins, and be no longer than the
-    window allows. Its score is the sum of its two logits; its probability is the softmax over all spans of all windows.
+    window allows. Its score is the sum of its two logits; its probability is the softmax over all spans of all windows,
+    in which what two windows share counts twice: its parts are added up.
 
     Args:
         scores: For each window, the logits of beginning and of ending with each token, float [tokens or more, 2].
@@ -54,10 +55,26 @@ def best_spans(scores: Sequence[NDArray[Any]], windows: Sequence[Window], top_k:
             number = int(np.searchsorted(ends, place, side="right"))
             inside = place - int(ends[number]) + sums[number].size
             token, more = divmod(inside, sums[number].shape[1])
-            candidate = _cut_out(windows[number], token, token + more, float(np.exp(flat[place] - log_total)))
+            own = windows[number]
+            ends_at = own.offsets[token, 0], own.offsets[token + more, 1]
+            alike = [
+                (part, window) for part, window in zip(sums, windows, strict=True) if window.passage == own.passage
+            ]
+            shares = [_score_of(part, window, *ends_at) for part, window in alike]
+            candidate = _cut_out(own, token, token + more, float(np.exp(shares - log_total).sum()))
             if candidate.text:
                 found.setdefault(candidate.text, candidate)
-    return list(found.values()) or [Candidate("", 0.0)]
+    best = sorted(found.values(), key=lambda candidate: -candidate.score)
+    return best or [Candidate("", 0.0)]
+
+
+def _score_of(sums: NDArray[np.float64], window: Window, start: int, end: int) -> float:
+    """Returns the score a window gives the span between two characters of the passage; -inf where it has no such."""
+    first = np.flatnonzero(window.offsets[:, 0] == start)
+    last = np.flatnonzero(window.offsets[:, 1] == end)
+    if not len(first) or not len(last) or not 0 <= last[-1] - first[0] < sums.shape[1]:
+        return -np.inf
+    return float(sums[first[0], last[-1] - first[0]])
 
 
 def _sums(logits: NDArray[np.float64], window: Window) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Windows, targets, spans and predictions of question answering, without any model."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -164,16 +165,23 @@ def test_row_targets_are_tokens_or_the_first_one(start: int, end: int, expected:
 
 
 def _brute_force(scores: Sequence[np.ndarray[Any, Any]], windows: Sequence[Window]) -> list[tuple[float, str, int]]:
-    """Every span of every window, as sentences say it: probability, text and place, the best first."""
-    spans = []
+    """Every span of the windows, as sentences say it: probability in all windows, text and place, the best first."""
+    spans: list[tuple[float, str, int, str]] = []
     for logits, window in zip(scores, windows, strict=True):
         for i in range(len(window.ids)):
             for j in range(i, min(i + window.max_answer_tokens, len(window.ids))):
                 if window.offsets[i, 0] >= 0 and window.offsets[j, 0] >= 0:
                     begin, stop = int(window.offsets[i, 0]), int(window.offsets[j, 1])
-                    spans.append((float(logits[i, 0] + logits[j, 1]), window.passage[begin:stop], begin))
-    total = sum(np.exp(score) for score, _, _ in spans)
-    return sorted(((np.exp(score) / total, text, begin) for score, text, begin in spans), reverse=True)
+                    spans.append(
+                        (float(logits[i, 0] + logits[j, 1]), window.passage[begin:stop], begin, window.passage)
+                    )
+    total = sum(np.exp(score) for score, *_ in spans)
+    everywhere: dict[tuple[str, int, str], float] = defaultdict(float)
+    for score, *span in spans:
+        everywhere[tuple(span)] += np.exp(score) / total
+    return [
+        (everywhere[(text, begin, passage)], text, begin) for _, text, begin, passage in sorted(spans, reverse=True)
+    ]
 
 
 @given(
@@ -193,11 +201,25 @@ def test_best_spans_are_those_of_brute_force(seed: int, sizes: list[int], longes
     expected: dict[str, tuple[float, int]] = {}
     for probability, text, begin in _brute_force(scores, windows):
         expected.setdefault(text, (probability, begin))
-    assert [candidate.text for candidate in best] == list(expected)[:top_k]
+    likely = sorted(list(expected)[:top_k], key=lambda text: -expected[text][0])
+    assert [candidate.text for candidate in best] == likely
     for candidate in best:
         probability, begin = expected[candidate.text]
         assert candidate.score == pytest.approx(probability)
         assert (candidate.start, candidate.end) == (begin, begin + len(candidate.text))
+
+
+def test_best_spans_in_the_overlap_of_windows_have_the_probability_of_both() -> None:
+    window = _window("abcdef", longest=3)
+    scores = np.zeros((len(window.ids), 2))
+    first = int(np.flatnonzero(window.offsets[:, 0] == 2)[0])
+    scores[first, 0] = scores[first, 1] = 20.0
+
+    (alone,) = best_spans([scores], [window], 1)
+    (shared,) = best_spans([scores, scores], [window, window], 1)
+
+    assert shared == ("c", pytest.approx(alone.score), 2, 3)
+    assert alone.score > 0.99
 
 
 def test_best_spans_has_no_white_space_around() -> None:

@@ -17,6 +17,7 @@ def start(folder: str, threads: str, max_length: str) -> Callable[[str], int]:
     names = [value.name for value in session.get_inputs()]
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
     tokenizer.enable_truncation(int(max_length))
+    tokenizer.no_padding()  # some files fill every text up to a fixed length, which transformers does not do either
 
     def answer(text: str) -> int:
         row = tokenizer.encode(text)

@@ -25,6 +25,7 @@ def start(folder: str, threads: str, max_length: str, precision: str) -> Callabl
     names = [name for value in model.inputs for name in value.names & known]
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
     tokenizer.enable_truncation(int(max_length))
+    tokenizer.no_padding()  # some files fill every text up to a fixed length, which transformers does not do either
 
     def answer(text: str) -> int:
         row = tokenizer.encode(text)
