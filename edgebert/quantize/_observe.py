@@ -69,7 +69,7 @@ def _other_settings(manifest: Manifest) -> list[tuple[str, Knobs]]:
     """Returns settings that may run graphs for which `default` and full depth have no use: a layer's parts, say."""
     rule = manifest.rule.policy, manifest.rule.knobs
     grids = [(name, grid_of(name, rule)) for name in manifest.policies]
-    points = [(point.policy, point.knobs) for point in manifest.operating_points.values()]
+    points = [(point.policy, point.knobs) for name, point in manifest.operating_points.items() if name != "default"]
     return [*points, *((name, grid[len(grid) // 2]) for name, grid in grids if grid)]
 
 

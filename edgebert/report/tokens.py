@@ -37,9 +37,15 @@ def chart(results: Results) -> Any | None:
             for down, column, (token, layers) in _set_in_lines(kept):
                 last = down
                 words.append(
-                    {"line": line + 1 + down, "column": column, "text": token, "layers": layers, "of": row.layers}
+                    {
+                        "line": line + 1 + down,
+                        "column": column,
+                        "text": token,
+                        "layers": layers,
+                        "of": row.layers,
+                        "share": layers / row.layers,
+                    }
                 )
-                words[-1]["share"] = layers / row.layers
             line += last + 3
     alt = load_altair()
     x = alt.X("column:Q", axis=None, scale=alt.Scale(domain=[0, _COLUMNS], nice=False))

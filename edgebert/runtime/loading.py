@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import onnxruntime
 
 from edgebert.bundle import Bundle
+from edgebert.processor import detect_target, saturates
 from edgebert.runtime.graphs import Graph, LateGraph, Shelf
 from edgebert.runtime.prepared import Prepared
 from edgebert.runtime.sessions import make_graph, release_memory
@@ -29,7 +31,8 @@ def load_graphs(
 ) -> tuple[dict[str, Graph], Shelf]:
     """Loads the graphs of a bundle's program.
 
-    Those of layers that are there in two forms are loaded when they are first run; with a budget all are.
+    Those of layers that are there in two forms are loaded when they are first run; with a budget all are. It warns of
+    weights of 8 bits that overflow on this processor.
 
     Args:
         bundle: The bundle.
@@ -47,6 +50,8 @@ def load_graphs(
         ConfigError: The budget has no room for one of them.
         MissingExtraError: The provider is not there.
     """
+    if provider == "cpu":
+        _warn_of_overflow(bundle)
     budget_bytes = None if memory_budget_mb is None else round(memory_budget_mb * 1e6)
     shelf = Shelf(budget_bytes, release_memory)
     program = bundle.manifest.program
@@ -75,6 +80,20 @@ def load_graphs(
             graphs[step.graph] = _late(bundle, step.graph, partial(load, step.graph), prepared, shelf, factor)
     release_memory()
     return graphs, shelf
+
+
+def _warn_of_overflow(bundle: Bundle) -> None:
+    """Warns of weights of 8 bits on a processor that adds their products in 16: sums are cut off, silently."""
+    quantization = bundle.manifest.quantization
+    if quantization is None or quantization.mode == "weight-only" or quantization.settings.get("reduce_range"):
+        return
+    if saturates():
+        warnings.warn(
+            f"{bundle.path}: was quantized for processors with 8-bit dot products, which this one has not: sums may "
+            f"overflow. Quantize the fp32 bundle with --target {detect_target()}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _late(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,6 @@ from edgebert.bundle.publish import publish
 from edgebert.decisions import all_layers
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
 from edgebert.policies import Policy, knob_names
-from edgebert.processor import detect_target, saturates
 from edgebert.runtime.engine import Engine
 from edgebert.runtime.forks import Origin, inside_model
 from edgebert.runtime.graphs import Graph, MemoryUse
@@ -95,7 +93,6 @@ class Program:
                 prepared=self.prepared,
                 memory_budget_mb=memory_budget_mb,
             )
-        _warn_of_overflow(bundle)
         self._engine: Engine | None = Engine(self.manifest.program, graphs)
         self._text: TextEncoder | None = None
         if bundle.has(TOKENIZER_NAME):
@@ -407,20 +404,6 @@ class Program:
             raise EdgeBertError("this model is closed; open it again with EdgeModel.from_pretrained.")
         self._origin.check(str(self.bundle.path))
         return self._engine
-
-
-def _warn_of_overflow(bundle: Bundle) -> None:
-    """Warns of weights of 8 bits on a processor that adds their products in 16: sums are cut off, silently."""
-    quantization = bundle.manifest.quantization
-    if quantization is None or quantization.mode == "weight-only" or quantization.settings.get("reduce_range"):
-        return
-    if saturates():
-        warnings.warn(
-            f"{bundle.path}: was quantized for processors with 8-bit dot products, which this one has not: sums may "
-            f"overflow. Quantize the fp32 bundle with --target {detect_target()}.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
 
 
 def _prepared(

@@ -32,7 +32,7 @@ def best_spans(scores: Sequence[NDArray[Any]], windows: Sequence[Window], top_k:
 
     A span may begin and end with any token of the passage, end no earlier than it begins, and be no longer than the
     window allows. Its score is the sum of its two logits; its probability is the softmax over all spans of all windows,
-    in which what two windows share counts twice: its parts are added up.
+    where spans between the same characters of the passage are one, in whatever window, and by whatever tokens.
 
     Args:
         scores: For each window, the logits of beginning and of ending with each token, float [tokens or more, 2].
@@ -57,24 +57,22 @@ def best_spans(scores: Sequence[NDArray[Any]], windows: Sequence[Window], top_k:
             token, more = divmod(inside, sums[number].shape[1])
             own = windows[number]
             ends_at = own.offsets[token, 0], own.offsets[token + more, 1]
-            alike = [
-                (part, window) for part, window in zip(sums, windows, strict=True) if window.passage == own.passage
-            ]
-            shares = [_score_of(part, window, *ends_at) for part, window in alike]
-            candidate = _cut_out(own, token, token + more, float(np.exp(shares - log_total).sum()))
+            alike = [at for at, window in enumerate(windows) if window.passage == own.passage]
+            shares = [np.exp(_between(sums[at], windows[at], *ends_at) - log_total).sum() for at in alike]
+            candidate = _cut_out(own, token, token + more, float(sum(shares)))
             if candidate.text:
                 found.setdefault(candidate.text, candidate)
     best = sorted(found.values(), key=lambda candidate: -candidate.score)
     return best or [Candidate("", 0.0)]
 
 
-def _score_of(sums: NDArray[np.float64], window: Window, start: int, end: int) -> float:
-    """Returns the score a window gives the span between two characters of the passage; -inf where it has no such."""
-    first = np.flatnonzero(window.offsets[:, 0] == start)
-    last = np.flatnonzero(window.offsets[:, 1] == end)
-    if not len(first) or not len(last) or not 0 <= last[-1] - first[0] < sums.shape[1]:
-        return -np.inf
-    return float(sums[first[0], last[-1] - first[0]])
+def _between(sums: NDArray[np.float64], window: Window, start: int, end: int) -> NDArray[np.float64]:
+    """Returns the scores a window gives spans between two characters; several where tokens are parts of one."""
+    first = np.flatnonzero(window.offsets[:, 0] == start)[:, None]
+    more = np.flatnonzero(window.offsets[:, 1] == end) - first
+    is_span = (more >= 0) & (more < sums.shape[1])
+    scores: NDArray[np.float64] = sums[np.broadcast_to(first, more.shape)[is_span], more[is_span]]
+    return scores
 
 
 def _sums(logits: NDArray[np.float64], window: Window) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Windows, targets, spans and predictions of question answering, without any model."""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -220,6 +221,17 @@ def test_best_spans_in_the_overlap_of_windows_have_the_probability_of_both() -> 
 
     assert shared == ("c", pytest.approx(alone.score), 2, 3)
     assert alone.score > 0.99
+
+
+def test_best_spans_of_tokens_that_are_parts_of_one_character() -> None:
+    whole = _window("abc", longest=3)
+    parts = dataclasses.replace(whole, offsets=np.array([[-1, -1]] * 4 + [[0, 1]] * 3 + [[-1, -1]]))
+    scores = np.zeros((len(parts.ids), 2))
+    scores[5, 0] = scores[5, 1] = 20.0  # the middle one of three tokens that are one character
+
+    (best,) = best_spans([scores], [parts], 1)
+
+    assert best == ("a", pytest.approx(1.0), 0, 1)
 
 
 def test_best_spans_has_no_white_space_around() -> None:
