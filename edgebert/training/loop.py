@@ -107,6 +107,10 @@ class _Progress(transformers.TrainerCallback):
         self._advance = advance
         self._note = ""
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:  # a resumed stage has these behind it
+            self._advance(state.global_step, "resumed")
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
             self._note = f"loss {logs['loss']:.3f}"

@@ -44,6 +44,7 @@ class _Recorder(Reporter):
     def __init__(self, *, stop_after: int | None = None) -> None:
         self.said: list[str] = []
         self.steps: dict[str, int] = {}
+        self.moves: dict[str, int] = {}
         self.losses: dict[str, list[float]] = {}
         self._left = stop_after
 
@@ -58,6 +59,7 @@ class _Recorder(Reporter):
                 if self._left < 0:
                     raise KeyboardInterrupt
             self.steps[title] = self.steps.get(title, 0) + steps
+            self.moves[title] = self.moves.get(title, 0) + 1
             if note.startswith("loss "):
                 self.losses.setdefault(title, []).append(float(note.removeprefix("loss ")))
 
@@ -353,7 +355,8 @@ def test_train_resumed_gives_the_uninterrupted_weights(
     assert resumed.facts == whole.facts
     # It goes on from the last saved step, an even one, of the stage it was in.
     done = {"train fine_tune": min(stop_after, 10) // 2 * 2, "train joint": max(stop_after - 10, 0) // 2 * 2}
-    assert recorder.steps == {stage: 10 - steps for stage, steps in done.items() if steps < 10}
+    assert recorder.steps == {stage: 10 for stage, steps in done.items() if steps < 10}
+    assert recorder.moves == {stage: 10 - steps + (steps > 0) for stage, steps in done.items() if steps < 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 
