@@ -102,13 +102,13 @@ class LengthSearch:
     Attributes:
         algorithm: `evolution`, or one of optuna's samplers.
         evaluations: How many lengths are measured at most.
-        largest_drop: Share of its tokens, 0 to 1, that a layer drops at most in training.
+        largest_drops: Share of its tokens, 0 to 1, that each layer drops at most in training.
         answer_at: Answers a batch, of which each layer passes on that many tokens of each row, int64 [batch].
     """
 
     algorithm: Literal["evolution", "tpe", "nsga2"]
     evaluations: int
-    largest_drop: float
+    largest_drops: tuple[float, ...]
     answer_at: Callable[[Batch, Sequence[Tensor]], Tensor]
 
 

@@ -29,7 +29,9 @@ Departures from the paper and its code:
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -82,6 +84,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             with them and then forgotten.
         attention_distillation: Weight of the squared difference of attention probabilities.
         largest_drop: Share of its tokens, 0 to 1, that a layer drops at most in `length_drop`; evolution starts there.
+            A list has one for each layer, first layer first; its last one stands for all later layers.
         random_passes: Passes at random lengths in `length_drop`, beside the full one and the shortest one.
         layer_drop: Probability of leaving a layer out of a pass of `length_drop`, the full one included.
         divergence: Direction of the distance between a shorter pass and the full one.
@@ -95,7 +98,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     teacher: str | None = None
     hidden_distillation: float = 1.0
     attention_distillation: float = 1.0
-    largest_drop: float = 0.2
+    largest_drop: float | tuple[float, ...] = 0.2
     random_passes: int = 2
     layer_drop: float = 0.2
     divergence: Literal["short_full", "full_short"] = "short_full"
@@ -106,9 +109,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("hidden_distillation", "attention_distillation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("largest_drop", "layer_drop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 to less than 1, got {getattr(self, name)}")
+        drops = self.largest_drop if isinstance(self.largest_drop, tuple) else (self.largest_drop,)
+        if not drops:
+            raise ValueError("largest_drop: expected a number or a list of them, got an empty list")
+        for name, value in (("layer_drop", self.layer_drop), *(("largest_drop", drop) for drop in drops)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: expected 0 to less than 1, got {value}")
         if self.random_passes < 0:
             raise ValueError(f"random_passes: expected 0 or more, got {self.random_passes}")
         if self.search_evaluations < 1:
@@ -120,6 +126,11 @@ class DynamicTinyBert(AdaptiveModel):
 
     def __init__(self, encoder: Encoder, config: Config, n_labels: int, *, per_token: bool) -> None:
         super().__init__()
+        layers = len(encoder.layers)
+        if isinstance(config.largest_drop, tuple) and len(config.largest_drop) > layers:
+            raise ConfigError(
+                f"method.largest_drop: expected at most {layers} numbers, one a layer, got {len(config.largest_drop)}."
+            )
         self.encoder = encoder
         self.config = config
         self.n_labels = n_labels
@@ -158,7 +169,7 @@ class DynamicTinyBert(AdaptiveModel):
         return LengthSearch(
             algorithm=self.config.search,
             evaluations=self.config.search_evaluations,
-            largest_drop=self.config.largest_drop,
+            largest_drops=largest_drops(self.config, len(self.encoder.layers)),
             answer_at=self.answer_at,
         )
 
@@ -225,10 +236,11 @@ class DynamicTinyBert(AdaptiveModel):
         one's answer.
         """
         lengths = batch.attention_mask.sum(dim=1)
-        full = self.answer_at(batch, [None if share is None else lengths for share in self._shares(0.0)])
+        drops = largest_drops(self.config, len(self.encoder.layers))
+        full = self.answer_at(batch, [None if share is None else lengths for share in self._shares([0.0] * len(drops))])
         loss = self._teaching_loss(full, batch) if self._teachers else _task_loss(full, batch)
         for number in range(self.config.random_passes + 1):
-            shares = self._shares(self.config.largest_drop, is_random=number > 0)
+            shares = self._shares(drops, is_random=number > 0)
             short = self.answer_at(batch, [None if share is None else tokens_of(share, lengths) for share in shares])
             loss = loss + self._distance(short, full.detach())
         return loss / (self.config.random_passes + 2)
@@ -288,15 +300,15 @@ class DynamicTinyBert(AdaptiveModel):
             target = teacher(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         return mean_distillation([logits], target)
 
-    def _shares(self, largest_drop: float, *, is_random: bool = False) -> list[float | None]:
+    def _shares(self, drops: Sequence[float], *, is_random: bool = False) -> list[float | None]:
         """Returns what share of a row's tokens goes on from each layer; None for a layer that LayerDrop leaves out."""
         share = 1.0
         shares: list[float | None] = []
-        for chance, part in torch.rand(len(self.encoder.layers), 2).tolist():
+        for drop, (chance, part) in zip(drops, torch.rand(len(drops), 2).tolist(), strict=True):
             if chance < self.config.layer_drop:
                 shares.append(None)
                 continue
-            share *= 1 - largest_drop * (part if is_random else 1.0)
+            share *= 1 - drop * (part if is_random else 1.0)
             shares.append(share)
         return shares
 
@@ -304,6 +316,18 @@ class DynamicTinyBert(AdaptiveModel):
         if self.config.divergence == "full_short":
             return mean_distillation([short], full)
         return divergence(short, full)
+
+
+def largest_drops(config: Config, layers: int) -> tuple[float, ...]:
+    """Returns what share of its tokens each layer drops at most.
+
+    >>> largest_drops(Config(largest_drop=0.2), 3)
+    (0.2, 0.2, 0.2)
+    >>> largest_drops(Config(largest_drop=(0.1, 0.5)), 3)
+    (0.1, 0.5, 0.5)
+    """
+    drops = config.largest_drop if isinstance(config.largest_drop, tuple) else (config.largest_drop,)
+    return (drops + drops[-1:] * layers)[:layers]
 
 
 def tokens_of(share: float, lengths: Tensor) -> Tensor:
@@ -351,5 +375,6 @@ def rule(config: Config) -> tuple[str, dict[str, object]]:
 
     Every layer drops as many tokens as it does at most in training.
     """
-    shares = [max((1 - config.largest_drop) ** layer, SMALLEST_SHARE) for layer in range(1, MOST_LAYERS + 1)]
+    left = itertools.accumulate((1 - drop for drop in largest_drops(config, MOST_LAYERS)), operator.mul)
+    shares = [max(share, SMALLEST_SHARE) for share in left]
     return "lengths", {"lengths": ",".join(f"{share:.2f}" for share in shares)}

@@ -75,11 +75,10 @@ def choose_lengths(
         everything, full_metric = measure((ALL,) * layers)
         front = search_lengths(
             lambda lengths: (everything, full_metric) if lengths == (ALL,) * layers else measure(lengths),
-            layers,
+            search.largest_drops,
             algorithm=search.algorithm,
             evaluations=search.evaluations,
             seed=seed,
-            largest_drop=search.largest_drop,
         )
     precision = " in bf16" if wants_bf16(train) else ""
     chosen_on = f"{len(rows)} rows of train{precision}; all tokens have {task.METRIC} {full_metric:.4f}"

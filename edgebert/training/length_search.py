@@ -48,31 +48,29 @@ class Candidate:
 
 def search_lengths(
     measure: Measure,
-    layers: int,
+    largest_drops: Sequence[float],
     *,
     algorithm: Algorithm,
     evaluations: int,
     seed: int,
-    largest_drop: float = 0.2,
 ) -> list[Candidate]:
     """Searches, and returns the Pareto front, the cheapest first.
 
     Args:
         measure: Measures lengths; it is asked once about each.
-        layers: How many layers there are.
+        largest_drops: Share of its tokens, 0 to 1, that each layer drops in the cheapest lengths evolution starts
+            from; as in the code the ones that training went down to.
         algorithm: `evolution`, or optuna's `tpe` or `nsga2`.
         evaluations: How many lengths are measured at most; every token in every layer is always among them.
         seed: Of the random choices.
-        largest_drop: Share of its tokens, 0 to 1, that each layer drops in the cheapest lengths evolution starts from;
-            as in the code the one that training went down to.
 
     Raises:
         MissingExtraError: optuna is needed and not installed.
     """
-    pool = _Pool(measure, evaluations)
+    pool, layers = _Pool(measure, evaluations), len(largest_drops)
     pool.add((ALL,) * layers)
     if algorithm == "evolution":
-        _evolve(pool, layers, largest_drop, np.random.default_rng(seed))
+        _evolve(pool, largest_drops, np.random.default_rng(seed))
     else:
         _search_with_optuna(pool, layers, algorithm, seed)
     return pareto_front(list(pool.known.values()))
@@ -107,9 +105,9 @@ class _Pool:
         return self.known[lengths]
 
 
-def _evolve(pool: _Pool, layers: int, largest_drop: float, generator: np.random.Generator) -> None:
+def _evolve(pool: _Pool, largest_drops: Sequence[float], generator: np.random.Generator) -> None:
     size = min(_FIRST_POPULATION, max(pool.evaluations // 3, 1))
-    for lengths in first_population(layers, size, largest_drop):
+    for lengths in first_population(largest_drops, size):
         if not pool.is_spent:
             pool.add(lengths)
     found = True
@@ -133,14 +131,17 @@ def _add_children(pool: _Pool, make: Callable[[], Lengths]) -> bool:
     return children > 0
 
 
-def first_population(layers: int, size: int, largest_drop: float) -> list[Lengths]:
-    """Returns lengths that fall at a constant ratio, from the cheapest to all tokens, their sums evenly spaced."""
-    ratios = np.linspace(1 - largest_drop, 1.0, 1000)
-    exponents = np.arange(1, layers + 1)
-    sums = (ratios[:, None] ** exponents).sum(axis=1)
+def first_population(largest_drops: Sequence[float], size: int) -> list[Lengths]:
+    """Returns lengths from the cheapest to all tokens, each layer's a power of its cheapest, their sums evenly spaced.
+
+    Where all layers drop the same share, each of these lengths falls at a constant ratio.
+    """
+    cheapest = np.cumprod(1 - np.asarray(largest_drops))
+    powers = np.linspace(1.0, 0.0, 10_000)
+    sums = (cheapest ** powers[:, None]).sum(axis=1)
     wanted = np.linspace(sums[0], sums[-1], size)
-    chosen = ratios[np.abs(sums[:, None] - wanted).argmin(axis=0)]
-    return [_in_hundredths(ratio**exponents) for ratio in chosen]
+    chosen = powers[np.abs(sums[:, None] - wanted).argmin(axis=0)]
+    return [_in_hundredths(cheapest**power) for power in chosen]
 
 
 def _in_hundredths(shares: np.ndarray[Any, Any]) -> Lengths:

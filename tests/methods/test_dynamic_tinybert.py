@@ -450,10 +450,11 @@ def test_the_cost_is_that_of_the_tokens_left(ladder: Ladder) -> None:
     assert full == [macs_torchprofile(shape, 20)]
 
 
+@pytest.mark.parametrize(("largest_drop", "shortest"), [(0.4, [6, 4, 2]), ((0.0, 0.5), [9, 5, 3])])
 def test_shorter_passes_have_gradients_and_never_more_tokens_than_before(
-    make_encoder: Callable[..., Encoder], batch: Batch
+    make_encoder: Callable[..., Encoder], batch: Batch, largest_drop: Any, shortest: list[int]
 ) -> None:
-    model = _model(make_encoder(), largest_drop=0.4)
+    model = _model(make_encoder(), largest_drop=largest_drop)
     kept: list[list[int]] = []
     answer_at = model.answer_at
 
@@ -466,10 +467,10 @@ def test_shorter_passes_have_gradients_and_never_more_tokens_than_before(
     model.length_drop_loss(batch).backward()
 
     assert len(kept) == 4
-    assert kept[:2] == [[9, 9, 9], [6, 4, 2]]
+    assert kept[:2] == [[9, 9, 9], shortest]
     for counts in kept[2:]:
         assert counts == sorted(counts, reverse=True)
-        assert all(least <= count for least, count in zip([6, 4, 2], counts, strict=True))
+        assert all(least <= count for least, count in zip(shortest, counts, strict=True))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.layers[0].parameters())
 
 
@@ -501,9 +502,9 @@ def test_a_layer_left_out_drops_nothing(make_encoder: Callable[..., Encoder], ba
 
     assert torch.allclose(nothing_runs, model.head(model.pooling(embedded, batch.attention_mask)))
     torch.manual_seed(1)
-    assert model._shares(0.2) == [None] * 3
+    assert model._shares([0.2] * 3) == [None] * 3
     half = _model(make_encoder(), layer_drop=0.5)
-    shares = [share for _ in range(50) for share in half._shares(0.2) if share is not None]
+    shares = [share for _ in range(50) for share in half._shares([0.2] * 3) if share is not None]
     assert 40 < len(shares) < 110
     assert {round(share, 6) for share in shares} == {0.8, 0.64, 0.512}
 
@@ -571,6 +572,8 @@ def test_distillation_without_a_teacher_is_refused(make_encoder: Callable[..., E
     ("setting", "message"),
     [
         ({"largest_drop": 1.0}, "largest_drop: expected 0 to less than 1, got 1.0"),
+        ({"largest_drop": (0.1, -0.2)}, "largest_drop: expected 0 to less than 1, got -0.2"),
+        ({"largest_drop": ()}, "largest_drop: expected a number or a list of them, got an empty list"),
         ({"layer_drop": -0.1}, "layer_drop: expected 0 to less than 1, got -0.1"),
         ({"random_passes": -1}, "random_passes: expected 0 or more, got -1"),
         ({"search_evaluations": 0}, "search_evaluations: expected 1 or more, got 0"),
@@ -582,11 +585,18 @@ def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str
         Config(**setting)
 
 
+def test_more_drops_than_layers_are_refused(make_encoder: Callable[..., Encoder]) -> None:
+    with pytest.raises(ConfigError, match=r"largest_drop: expected at most 3 numbers, one a layer, got 4"):
+        _model(make_encoder(), largest_drop=(0.1, 0.2, 0.2, 0.2))
+
+
 def test_the_rule_drops_in_every_layer_as_much_as_training_did() -> None:
     name, knobs = dynamic_tinybert.rule(Config(largest_drop=0.5))
 
     assert name == "lengths"
     assert str(knobs["lengths"]).startswith("0.50,0.25,0.12,0.06,0.03,0.02,0.02")
+    _, knobs = dynamic_tinybert.rule(Config(largest_drop=(0.1, 0.5)))
+    assert str(knobs["lengths"]).startswith("0.90,0.45,0.23,0.11,0.06,0.03,0.02,0.02")
 
 
 def test_training_leaves_no_trace_of_the_teacher_and_stores_the_front(

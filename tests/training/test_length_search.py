@@ -35,7 +35,7 @@ class _Scale:
 def test_search_finds_cheaper_lengths_that_answer_as_well(algorithm: Any) -> None:
     scale = _Scale(70, 40, 10)
 
-    front = search_lengths(scale, 3, algorithm=algorithm, evaluations=150, seed=0)
+    front = search_lengths(scale, [0.2] * 3, algorithm=algorithm, evaluations=150, seed=0)
 
     assert len(scale.asked) == len(set(scale.asked)) <= 150
     assert scale.asked[0] == (ALL, ALL, ALL)
@@ -51,9 +51,9 @@ def test_search_finds_cheaper_lengths_that_answer_as_well(algorithm: Any) -> Non
 def test_search_repeats_itself(algorithm: Any) -> None:
     first, second, other = _Scale(70, 40), _Scale(70, 40), _Scale(70, 40)
 
-    search_lengths(first, 2, algorithm=algorithm, evaluations=30, seed=1)
-    search_lengths(second, 2, algorithm=algorithm, evaluations=30, seed=1)
-    search_lengths(other, 2, algorithm=algorithm, evaluations=30, seed=2)
+    search_lengths(first, [0.2] * 2, algorithm=algorithm, evaluations=30, seed=1)
+    search_lengths(second, [0.2] * 2, algorithm=algorithm, evaluations=30, seed=1)
+    search_lengths(other, [0.2] * 2, algorithm=algorithm, evaluations=30, seed=2)
 
     assert first.asked == second.asked
     assert first.asked != other.asked
@@ -63,7 +63,7 @@ def test_search_repeats_itself(algorithm: Any) -> None:
 def test_search_with_one_evaluation_measures_all_tokens(algorithm: Any) -> None:
     scale = _Scale(50)
 
-    front = search_lengths(scale, 1, algorithm=algorithm, evaluations=1, seed=0)
+    front = search_lengths(scale, [0.2], algorithm=algorithm, evaluations=1, seed=0)
 
     assert [candidate.lengths for candidate in front] == [(ALL,)]
 
@@ -71,7 +71,7 @@ def test_search_with_one_evaluation_measures_all_tokens(algorithm: Any) -> None:
 def test_evolution_ends_when_there_is_nothing_new_left() -> None:
     scale = _Scale(50)
 
-    search_lengths(scale, 1, algorithm="evolution", evaluations=100_000, seed=0)
+    search_lengths(scale, [0.2], algorithm="evolution", evaluations=100_000, seed=0)
 
     assert len(scale.asked) <= ALL - FEWEST + 1
 
@@ -82,7 +82,7 @@ def test_evolution_ends_when_there_is_nothing_new_left() -> None:
 def test_first_population_spans_from_the_largest_drop_to_all_tokens(
     largest_drop: float, cheapest: tuple[int, ...]
 ) -> None:
-    lengths = first_population(6, 5, largest_drop)
+    lengths = first_population([largest_drop] * 6, 5)
 
     assert lengths[0] == cheapest
     assert lengths[-1] == (100,) * 6
@@ -90,12 +90,17 @@ def test_first_population_spans_from_the_largest_drop_to_all_tokens(
     assert max(steps) - min(steps) <= 3
 
 
-def test_evolution_starts_from_what_training_went_down_to() -> None:
+@pytest.mark.parametrize(
+    ("largest_drops", "cheapest"), [([0.6, 0.6, 0.6], (40, 16, 6)), ([0.0, 0.4, 0.8], (100, 60, 12))]
+)
+def test_evolution_starts_from_what_training_went_down_to(
+    largest_drops: list[float], cheapest: tuple[int, ...]
+) -> None:
     scale = _Scale(50, 40, 30)
 
-    search_lengths(scale, 3, algorithm="evolution", evaluations=6, seed=0, largest_drop=0.6)
+    search_lengths(scale, largest_drops, algorithm="evolution", evaluations=6, seed=0)
 
-    assert (40, 16, 6) in scale.asked
+    assert cheapest in scale.asked
 
 
 def test_front_has_no_candidate_that_another_one_beats() -> None:
@@ -111,4 +116,4 @@ def test_samplers_need_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
 
     with pytest.raises(MissingExtraError, match=r"method\.search: tpe needs optuna.*edgebert\[tune\]"):
-        search_lengths(_Scale(50), 1, algorithm="tpe", evaluations=3, seed=0)
+        search_lengths(_Scale(50), [0.2], algorithm="tpe", evaluations=3, seed=0)
