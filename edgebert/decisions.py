@@ -127,7 +127,7 @@ class _Trail:
         if self.policy.reads(position):
             verdict = self.policy.fold(self.state, decision.outputs, position)
             self.state = verdict.state
-            self._answer(verdict.finished | (self.exits_left == 0), verdict.scores, decision.layer)
+            self._answer(verdict.finished | (self.exits_left == 0), verdict.scores(), decision.layer)
 
     def end(self) -> Followed:
         if self.scores is None:

@@ -129,7 +129,7 @@ class TextEncoder:
                 for text in cleaned
             ]
             self._tokenizer.enable_truncation(limit)
-            encodings = self._tokenizer.encode_batch(enough)
+            encodings = self._encode_all(enough)
         return [
             Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing), number)
             for number, encoding in enumerate(encodings)
@@ -169,8 +169,9 @@ class TextEncoder:
             self._tokenizer.no_truncation()
             asked = [self._cut(question, max_question_tokens) for question, _ in cleaned]
             self._tokenizer.enable_truncation(limit, stride=overlap_tokens, strategy="only_second")
-            pairs = [(question, passage) for question, (_, passage) in zip(asked, cleaned, strict=True)]
-            encodings = self._tokenizer.encode_batch(pairs)
+            encodings = self._encode_all(
+                [(question, passage) for question, (_, passage) in zip(asked, cleaned, strict=True)]
+            )
         return [
             Window(
                 window.ids,
@@ -184,6 +185,14 @@ class TextEncoder:
             for number, encoding in enumerate(encodings)
             for window in (encoding, *encoding.overflowing)
         ]
+
+    def _encode_all(self, texts: Sequence[Text]) -> list[Encoding]:
+        """Returns what the tokenizer, as it is set now, makes of texts; of one, without waking its pool of threads."""
+        if len(texts) != 1:
+            encodings: list[Encoding] = self._tokenizer.encode_batch(texts)
+            return encodings
+        (text,) = texts
+        return [self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)]
 
     def _room(self, max_length: int | None, *, at_least: int) -> tuple[int, int]:
         """Returns the longest row in tokens, and how many of them a pair of texts may take.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgebert.errors import BundleError, DataError
-from edgebert.text import TextEncoder, batches, join_rows
+from edgebert.text import Text, TextEncoder, batches, join_rows
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,11 @@ def test_encode_single_text(
     assert _tokens(encoder, tiny_tokenizer, row.ids) == tokens
     assert row.type_ids == types
     assert row.truncated is truncated
+
+
+@pytest.mark.parametrize("text", ["a good film", "", "word " * 100, ("a good", "film"), ("word " * 100, "film")])
+def test_encode_one_text_as_among_others(encoder: TextEncoder, text: Text) -> None:
+    assert encoder.encode([text]) == encoder.encode([text, "another"])[:1]
 
 
 @pytest.mark.parametrize("pad_token_id", [0, 1])

@@ -10,7 +10,7 @@ costliest first) and `Policy`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +51,13 @@ class Verdict:
     Attributes:
         state: The state to carry on, rows on axis 0.
         finished: Which rows stop here, bool [rows].
-        scores: Each row's answer if it stops here, logits or log-probabilities, float [rows, labels].
+        scores: Makes each row's answer if it stops here, logits or log-probabilities, float [rows, labels]; asked for
+            only where a row does.
     """
 
     state: State
     finished: NDArray[np.bool_]
-    scores: NDArray[Any]
+    scores: Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,7 @@ class Policy:
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Takes one exit's outputs into account. At the last exit the caller stops every row."""
-        scores = own_scores(outputs)
-        return Verdict(state, np.zeros(len(scores), np.bool_), scores)
+        return Verdict(state, np.zeros(rows_of(outputs), np.bool_), lambda: own_scores(outputs))
 
     def certainty(self, outputs: Outputs) -> NDArray[Any] | None:
         """Returns how sure an exit is, float [rows], where that alone says who stops; None where it does not."""
@@ -143,7 +143,7 @@ class Policy:
 
     def plan(self, outputs: Outputs, layers: int) -> Wanted:
         """Turns what a plan's graph gave into the layers each row runs, bool [rows, layers]."""
-        return np.ones((_rows(outputs), layers), np.bool_)
+        return np.ones((rows_of(outputs), layers), np.bool_)
 
     def settle(self, wanted: Wanted) -> Wanted:
         """Returns the plans of the rows of one batch, once it is known who shares it, bool [rows, layers]."""
@@ -255,5 +255,6 @@ def safe_log(probabilities: NDArray[Any]) -> NDArray[np.float64]:
     return logarithm
 
 
-def _rows(outputs: Outputs) -> int:
+def rows_of(outputs: Outputs) -> int:
+    """Returns how many rows a step's outputs have."""
     return len(next(iter(outputs.values())))

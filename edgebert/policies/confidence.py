@@ -75,7 +75,8 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops the rows whose largest probability is at least the threshold."""
-        return Verdict(state, self.certainty(outputs) >= self.threshold, safe_log(probabilities(outputs)))
+        given = probabilities(outputs)
+        return Verdict(state, given.max(axis=-1) >= self.threshold, lambda: safe_log(given))
 
     def certainty(self, outputs: Outputs) -> NDArray[Any]:
         """Returns the largest probability."""

@@ -80,17 +80,17 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops the rows whose entropy is below the threshold."""
-        return Verdict(state, self._entropy(outputs) < self.config.threshold, safe_log(probabilities(outputs)))
+        given = probabilities(outputs)
+        return Verdict(state, self._entropy(given) < self.config.threshold, lambda: safe_log(given))
 
     def certainty(self, outputs: Outputs) -> NDArray[Any]:
         """Returns the entropy, negative."""
-        return -self._entropy(outputs)
+        return -self._entropy(probabilities(outputs))
 
     def stop_above(self, certainty: float) -> dict[str, float]:
         """Returns the threshold that the entropy must stay below."""
         return {"threshold": -certainty}
 
-    def _entropy(self, outputs: Outputs) -> NDArray[Any]:
-        given = probabilities(outputs)
+    def _entropy(self, given: NDArray[Any]) -> NDArray[Any]:
         entropy: NDArray[Any] = -(given * safe_log(given)).sum(axis=-1)
         return entropy / math.log(given.shape[-1]) if self.config.scale == "normalised" else entropy

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgebert import policies
 from edgebert.errors import ConfigError
-from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdict, Wanted, own_scores
+from edgebert.policies import ExitPosition, GatePosition, Outputs, State, Verdict, Wanted, own_scores, rows_of
 
 CHEAPER: dict[str, Literal["lower", "higher"]] = {"layer": "lower"}
 GRID: list[dict[str, float]] = []
@@ -51,8 +51,7 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Stops every row."""
-        scores = own_scores(outputs)
-        return Verdict(state, np.ones(len(scores), np.bool_), scores)
+        return Verdict(state, np.ones(rows_of(outputs), np.bool_), lambda: own_scores(outputs))
 
     def plan(self, outputs: Outputs, layers: int) -> Wanted:
         """Every row runs the first layers."""

@@ -78,14 +78,15 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Mixes one unit's answer in and stops the rows that nothing can change any more."""
-        label = np.asarray(probabilities(outputs), np.float64)
-        before = state["remaining"][:, None]
-        answer = label * before + state["answer"] * (1 - before) if "answer" in state else label
-        remaining = np.asarray(outputs["halt"], np.float64) * state["remaining"]
+        before = state["remaining"]
+        answer = probabilities(outputs) * before[:, None]
+        if "answer" in state:
+            answer += state["answer"] * (1 - before[:, None])
+        remaining = outputs["halt"] * before
         ordered = np.sort(answer, axis=-1)
         best, second = ordered[:, -1], ordered[:, -2]
         left = position.exits_left
         kept = (1 - remaining) ** left
         rival = second * kept + (1 - kept) if self.config.bound == "tight" else second + remaining * left
         finished = best * kept + self.config.slack >= rival
-        return Verdict({"answer": answer, "remaining": remaining}, finished, safe_log(answer))
+        return Verdict({"answer": answer, "remaining": remaining}, finished, lambda: safe_log(answer))

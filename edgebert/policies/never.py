@@ -36,4 +36,4 @@ class Policy(policies.Policy):
         if self.rule is None:
             return super().fold(state, outputs, position)
         verdict = self.rule.fold(state, outputs, position)
-        return Verdict(verdict.state, np.zeros(len(verdict.scores), np.bool_), verdict.scores)
+        return Verdict(verdict.state, np.zeros_like(verdict.finished), verdict.scores)

@@ -57,4 +57,4 @@ class Policy(policies.Policy):
             before = state["answer"]
             agrees = np.abs(answer - before) < self.config.tolerance if is_value else answer == before
             agreements = np.where(agrees, agreements + 1, 0)
-        return Verdict({"answer": answer, "agreements": agreements}, agreements >= self.config.patience, scores)
+        return Verdict({"answer": answer, "agreements": agreements}, agreements >= self.config.patience, lambda: scores)

@@ -9,13 +9,13 @@ they are restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.bundle.manifest import Macs, Step
+from edgebert.bundle.manifest import Macs, Step, total
 from edgebert.decisions import select_position
 from edgebert.policies import DropPosition, ExitPosition, GatePosition, Policy, SelectPosition, State
 from edgebert.runtime import tokens
@@ -46,9 +46,8 @@ class _Rows:
         is_fused: Whether the layer at hand runs as one graph, in place of its parts.
         wanted: Which layers each row of the batch is to run, bool [rows, layers]; None while nothing was said.
         finished: Which living rows have their answer; None while none has.
-        owed: What each living row has cost and is not written down yet: multiply-accumulates for a row, for each of
-            its tokens, and for each pair of them. Writing down after every step was measured a tenth of a short text's
-            time.
+        owed: The steps that ran on all living rows and are not written down yet, with what they cost. Writing down
+            after every step was measured a tenth of a short text's time.
     """
 
     places: NDArray[np.int64]
@@ -61,7 +60,7 @@ class _Rows:
     is_fused: bool = False
     wanted: Mask | None = None
     finished: Mask | None = None
-    owed: tuple[int, int, int] = (0, 0, 0)
+    owed: list[tuple[_Ready, Macs]] = field(default_factory=list)
 
     def keep(self, mask: Mask) -> None:
         """Lets the other rows go."""
@@ -74,7 +73,7 @@ class _Rows:
     def part(self, mask: Mask) -> _Rows:
         """Returns some of the rows, to be run apart from the others."""
         self.settle()
-        part = replace(self, finished=None)
+        part = replace(self, finished=None, owed=[])
         part.keep(mask)
         return part
 
@@ -85,37 +84,53 @@ class _Rows:
             What the graph gave; nothing for a step that was linked into the graph before it.
         """
         step = ready.step
-        places = self.places if chosen is None else self.places[chosen]
         if chosen is None:
-            self._owe(step.macs)
-        else:
-            self._charge(places, step.macs)
-        if step.kind == "layer" and step.choice is not None:
-            pieces = self.values[step.choice] if chosen is None else self.values[step.choice][chosen]
-            times = pieces.sum(axis=1)
-            if chosen is None and (times == times[0]).all():
-                self._owe(step.each, int(times[0]))
-            else:
-                self._charge(places, step.each, times)
+            self.owed.append((ready, self._cost(step, step.choice) if step.choice else step.macs))
+            return {} if ready.graph is None else ready.graph.run(self.values, step.outputs)
+        self.settle()
+        places = self.places[chosen]
+        self._charge(places, step.macs)
         if step.kind == "layer":
             self.outcome.path[places, step.layer - 1] = True
-        if ready.graph is None:
+            if step.choice is not None:
+                self._charge(places, step.each, self.values[step.choice][chosen].sum(axis=1))
+        if ready.graph is None or step.graph is None:
             return {}
-        assert step.graph is not None
         self.outcome.calls.append(Call(step.graph, len(places), self.values["attention_mask"].shape[1]))
-        inputs = self.values if chosen is None else {name: self.values[name][chosen] for name in step.inputs}
-        return ready.graph.run(inputs, step.outputs)
+        return ready.graph.run({name: self.values[name][chosen] for name in step.inputs}, step.outputs)
+
+    def _cost(self, step: Step, choice: str) -> Macs:
+        """Returns what a step costs each living row, its optional pieces too if all rows run as many of them.
+
+        If not, each row is charged its own pieces at once.
+        """
+        if step.kind != "layer":  # it makes the choice
+            return step.macs
+        pieces = self.values[choice].sum(axis=1)
+        if (pieces == pieces[0]).all():
+            return total((step.macs, step.each.times(int(pieces[0]))))
+        self._charge(self.places, step.each, pieces)
+        return step.macs
+
+    def executed(self) -> NDArray[np.int64]:
+        """Returns how many layers each living row has run, int64 [alive]."""
+        path = self.outcome.path[self.places]
+        path[:, self._layers_owed()] = True
+        executed: NDArray[np.int64] = path.sum(axis=1)
+        return executed
 
     def settle(self) -> None:
-        """Writes down what the living rows have cost since the last time; before any leaves or gets shorter."""
-        if any(self.owed):
-            row, token, token_pair = self.owed
-            self.owed = (0, 0, 0)
-            self._charge(self.places, Macs(row=row, token=token, token_pair=token_pair))
+        """Writes down what the living rows have run since the last time; before any leaves or gets shorter."""
+        if not self.owed:
+            return
+        outcome, (rows, tokens) = self.outcome, self.values["attention_mask"].shape
+        self._charge(self.places, total(macs for _, macs in self.owed))
+        outcome.path[self.places[:, None], self._layers_owed()] = True
+        outcome.calls.extend(Call(graph, rows, tokens) for ready, _ in self.owed if (graph := ready.step.graph))
+        self.owed.clear()
 
-    def _owe(self, macs: Macs, times: int = 1) -> None:
-        row, token, token_pair = self.owed
-        self.owed = (row + times * macs.row, token + times * macs.token, token_pair + times * macs.token_pair)
+    def _layers_owed(self) -> list[int]:
+        return [ready.step.layer - 1 for ready, _ in self.owed if ready.step.kind == "layer"]
 
     def _charge(self, places: NDArray[np.int64], macs: Macs, times: NDArray[np.int64] | int = 1) -> None:
         outcome = self.outcome
@@ -125,14 +140,14 @@ class _Rows:
         outcome.linear_macs[at] += linear
         outcome.macs[at] += linear + times * macs.token_pair * length * length
 
-    def answer(self, stops: Mask | None, scores: NDArray[Any], layer: int) -> None:
+    def answer(self, stops: Mask | None, scores: Callable[[], NDArray[Any]], layer: int) -> None:
         """Writes down the answers of the rows that stop here and have none yet; None means all rows stop."""
         if stops is None:
             stops = np.ones(len(self.places), np.bool_)
         if self.finished is not None:
             stops = stops & ~self.finished
         if stops.any():
-            self.outcome.answer(self.places[stops], scores[stops], layer)
+            self.outcome.answer(self.places[stops], scores()[stops], layer)
             self.finished = stops if self.finished is None else self.finished | stops
 
 
@@ -300,9 +315,9 @@ def _drop(ready: _Ready, rows: _Rows) -> None:
     keep = _tokens_to_keep(ready, rows)
     if _drops_any(keep, rows):
         assert rows.outcome.token_layers is not None
+        rows.settle()
         row, place = tokens.drop(rows.values, keep)
         rows.outcome.token_layers[rows.places[row], place] = ready.step.layer - 1
-        rows.settle()
         rows.lengths[rows.places] = keep
 
 
@@ -321,6 +336,7 @@ def _drops_any(keep: NDArray[np.int64], rows: _Rows) -> bool:
 
 def _restore(ready: _Ready, rows: _Rows) -> None:
     """Puts every token that was dropped back in its place, as it was when it was dropped."""
+    rows.settle()
     tokens.restore(rows.values)
 
 
@@ -351,11 +367,11 @@ def _head(ready: _Ready, rows: _Rows) -> None:
     chosen = None if ends is None or ends.all() else ends
     made = rows.run(ready, chosen).get("logits", rows.values.get("logits"))  # a linked head has been computed already
     assert made is not None
+    scores = made
     if chosen is not None:
         scores = np.zeros((len(chosen), *made.shape[1:]), made.dtype)
         scores[chosen] = made
-        made = scores
-    rows.answer(chosen, made, ready.step.layer)
+    rows.answer(chosen, lambda: scores, ready.step.layer)
 
 
 def _plan(ready: _Ready, rows: _Rows) -> None:
@@ -369,7 +385,7 @@ def _gate(ready: _Ready, rows: _Rows) -> None:
     """Decides which rows run the next layer."""
     layer = ready.step.layer
     position = GatePosition(layer, ready.layers_after)
-    executed = rows.outcome.path[rows.places].sum(axis=1)
+    executed = rows.executed()
     if rows.wanted is None:
         rows.wanted = np.ones_like(rows.outcome.path)
     outputs = rows.run(ready, None) or rows.values  # a linked gate has been computed already

@@ -130,16 +130,17 @@ def costs_of(
     layer_tokens: NDArray[np.int64] | None = None,
 ) -> list[Cost]:
     """Returns what each text cost, from what happened to its rows; every array has one entry per row."""
-    layers_run = path.sum(axis=1)
+    layers_run = path.sum(axis=1).tolist()
+    exits, spent, full = exit_layer.tolist(), macs.tolist(), full_macs.tolist()  # numbers: arrays are slow one by one
     costs = []
     for _, places in groupby(range(len(rows)), key=lambda place: rows[place].text):
         own = list(places)
         costs.append(
             Cost(
                 rows=len(own),
-                exit_layer=int(exit_layer[own].max()),
-                layers_run=int(layers_run[own].sum()),
-                cost_ratio=float(macs[own].sum() / full_macs[own].sum()),
+                exit_layer=max(exits[place] for place in own),
+                layers_run=sum(layers_run[place] for place in own),
+                cost_ratio=sum(spent[place] for place in own) / sum(full[place] for place in own),
                 tokens=sum(len(rows[place].ids) for place in own),
                 truncated=any(rows[place].truncated for place in own),
                 layer_tokens=None if layer_tokens is None else tuple(layer_tokens[own].sum(axis=0).tolist()),

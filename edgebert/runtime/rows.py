@@ -44,6 +44,9 @@ def run_rows(
         An outcome of all rows; every array is in the order given.
     """
     n = len(encoded)
+    if n == 1 and not engine.plans_ahead and not show_progress:  # what is below costs a short text several percent
+        with inside_model():
+            return engine.run(pad(encoded), policy, compact=compact)
     outcome = Outcome.empty(n, engine.layers)
     lengths = [len(row.ids) for row in encoded]
     plan = _plan_ahead(engine, policy, encoded, lengths, pad, outcome) if engine.plans_ahead else None

@@ -70,7 +70,7 @@ class _Recorder(Policy):
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         self._keep(outputs)
         rows = len(outputs["attention_mask"])
-        return Verdict(state, np.zeros(rows, np.bool_), np.zeros((rows, 1)))
+        return Verdict(state, np.zeros(rows, np.bool_), lambda: np.zeros((rows, 1)))
 
     def _keep(self, outputs: Outputs) -> None:
         step = self.steps[len(self.outputs)]

@@ -182,6 +182,20 @@ def test_engine_row_alone_gets_the_same_answer(
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_one_row_is_answered_and_charged_as_one_in_a_batch_of_its_own(
+    model: EdgeModel, encoded: list[Encoded], policy: tuple[str, dict[str, Any]]
+) -> None:
+    several = _run(model, encoded[:4], policy, batch_size=1, sort=False)
+
+    alone = [_run(model, [row], policy) for row in encoded[:4]]
+
+    for name in ("scores", "exit_layer", "path", "macs", "linear_macs"):
+        joined = np.concatenate([getattr(outcome, name) for outcome in alone])
+        np.testing.assert_array_equal(joined, getattr(several, name), err_msg=name)
+    assert [call for outcome in alone for call in outcome.calls] == several.calls
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_engine_finished_rows_enter_no_layer(
     model: EdgeModel, encoded: list[Encoded], policy: tuple[str, dict[str, Any]]
 ) -> None:
