@@ -391,7 +391,9 @@ def test_optimum_settings_suit_the_processor(machine: str, features: set[str], c
 # The newest stack is tested without optimum, which it forbids; there this test does not exist.
 if importlib.util.find_spec("optimum") is not None:
 
-    @pytest.mark.parametrize(("rival", "precision"), [("optimum", "fp32"), ("optimum_int8", "int8")])
+    @pytest.mark.parametrize(
+        ("rival", "precision"), [pytest.param("optimum", "fp32", marks=pytest.mark.long), ("optimum_int8", "int8")]
+    )
     def test_bench_against_optimum_reference(
         plain_bundle: Path, plain_checkpoint: Path, rival: str, precision: str
     ) -> None:

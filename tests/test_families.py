@@ -32,8 +32,12 @@ FAMILIES = registry.names("edgebert.encoders")
 METHODS = registry.names("edgebert.methods")
 # Every method's own tests use BERT, and XLM-R's layers are RoBERTa's.
 PAIRS = [("xlm_roberta", "plain"), *itertools.product(sorted({*FAMILIES} - {"bert", "xlm_roberta"}), METHODS)]
-# What these exits run on differs with the family as it does for dact_bert's: make test-long has them.
-LONG = set(itertools.product(("albert", "distilbert", "roberta"), ("deebert", "fastbert", "pabee")))
+# What these exits run on differs with the family as it does for dact_bert's, and ELECTRA's layers are BERT's: make
+# test-long has them.
+LONG = {
+    *itertools.product(("albert", "distilbert", "roberta"), ("deebert", "fastbert", "pabee")),
+    *itertools.product(("electra",), sorted({*METHODS} - {"plain", "dact_bert", "dpbert"})),
+}
 _SHAPE = ("family", "layers", "hidden_size", "heads", "feed_forward_size", "token_types", "pad_token_id")
 _SHAPE += ("embedding_size", "shared_layers", "vocabulary_size")
 CHINESE = {"好": "positive", "喜": "positive", "差": "negative", "烂": "negative"}

@@ -301,6 +301,7 @@ def test_training_killed_and_resumed_gives_the_same_checkpoint(
     assert kills > 0
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable")
 def test_a_save_that_was_cut_off_is_passed_over(
     tmp_path: Path,
