@@ -129,8 +129,7 @@ def sources(make_source: Callable[..., Path], tiny_tokenizer: bytes) -> dict[str
 
 def _config(method: str, model: Path, data: Path) -> RunConfig:
     """The method's own configuration, made small."""
-    paths = sorted((ROOT / "export_configs").glob(f"{method}_*.yaml"))
-    configs = [config for config in map(read_config, paths) if config.train.task == "classification"]
+    config = read_config(ROOT / "export_configs" / f"{method}_sst2.yaml")
     changes: dict[str, Any] = {
         "model": str(model),
         "data": str(data),
@@ -138,15 +137,15 @@ def _config(method: str, model: Path, data: Path) -> RunConfig:
         "labels": None,
         "max_length": 24,
         "batch_size": 8,
-        "stage_epochs": tuple(min(epochs, 1.0) for epochs in configs[0].train.stage_epochs),
+        "stage_epochs": tuple(min(epochs, 1.0) for epochs in config.train.stage_epochs),
         "tuning_rows": 16,
-        "calibration_rows": min(configs[0].train.calibration_rows, 16),
+        "calibration_rows": min(config.train.calibration_rows, 16),
         "precision": "fp32",
     }
     return msgspec.structs.replace(
-        configs[0],
-        train=msgspec.structs.replace(configs[0].train, **changes),
-        export=msgspec.structs.replace(configs[0].export, verify_samples=8, whole_model=True),
+        config,
+        train=msgspec.structs.replace(config.train, **changes),
+        export=msgspec.structs.replace(config.export, verify_samples=8, whole_model=True),
     )
 
 
