@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import onnxruntime
 
 from edgebert.bundle import Bundle
+from edgebert.errors import BundleError
 from edgebert.processor import detect_target, saturates
 from edgebert.runtime.graphs import Graph, LateGraph, Shelf
 from edgebert.runtime.prepared import Prepared
@@ -58,14 +60,18 @@ def load_graphs(
     twofold = {step.layer for step in program if step.part == "fused"}
     graphs: dict[str, Graph] = {}
 
+    def make(path: str, model: bytes | Path) -> Graph:
+        name = str(bundle.path / path)
+        return make_graph(model, name=name, threads=threads, provider=provider, session_options=session_options)
+
     def load(path: str) -> Graph:
-        graph = make_graph(
-            (prepared and prepared.find(path)) or bundle.read(path),
-            name=str(bundle.path / path),
-            threads=threads,
-            provider=provider,
-            session_options=session_options,
-        )
+        laid_out = None if prepared is None else prepared.find(path)
+        try:
+            graph = make(path, laid_out or bundle.read(path))
+        except BundleError:
+            if prepared is None or laid_out is None or prepared.find(path) is not None:
+                raise
+            graph = make(path, bundle.read(path))  # another process prepared anew while ONNX Runtime opened the files
         if budget_bytes is not None:
             release_memory()
         return graph

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,9 @@ from edgebert.bundle.manifest import OperatingPoint
 from edgebert.derive import derive
 from edgebert.describe import describe_bundle, describe_machine
 from edgebert.errors import BundleError, ConfigError, EdgeBertError
+from edgebert.runtime import loading
 from edgebert.runtime import prepared as prepared_module
+from edgebert.runtime.graphs import Graph
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.prepared import (
     check_prepared,
@@ -277,6 +280,32 @@ def test_what_is_removed_while_a_model_is_open_is_read_from_the_bundle(bundle: B
         shutil.rmtree(prepared.folder)
 
         assert np.array_equal(model.predict_proba(TEXTS), expected)
+
+
+@pytest.mark.parametrize("is_prepared_anew", [True, False])
+def test_what_is_prepared_anew_while_it_is_opened_is_read_from_the_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, is_prepared_anew: bool
+) -> None:
+    prepare_bundle(bundle)
+    make_graph, refused = loading.make_graph, []
+
+    def refuse_what_is_prepared(model: bytes | Path, **options: Any) -> Graph:
+        if isinstance(model, Path):
+            refused.append(model)
+            if is_prepared_anew:
+                os.utime(model, (1, 1))
+            raise BundleError("Opened external data file escapes model directory")
+        return make_graph(model, **options)
+
+    monkeypatch.setattr(loading, "make_graph", refuse_what_is_prepared)
+
+    if is_prepared_anew:
+        with EdgeModel(bundle, threads=1) as model:
+            assert model.predict(["a good film"])
+        assert len(refused) > 1
+    else:
+        with pytest.raises(BundleError, match="escapes"):
+            EdgeModel(bundle, threads=1)
 
 
 def test_verify_does_not_look_at_what_is_prepared(bundle: Bundle, dact_checkpoint: Path) -> None:
