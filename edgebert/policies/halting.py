@@ -78,11 +78,10 @@ class Policy(policies.Policy):
 
     def fold(self, state: State, outputs: Outputs, position: ExitPosition) -> Verdict:
         """Mixes one unit's answer in and stops the rows that nothing can change any more."""
-        before = state["remaining"]
-        answer = probabilities(outputs) * before[:, None]
-        if "answer" in state:
-            answer += state["answer"] * (1 - before[:, None])
-        remaining = outputs["halt"] * before
+        label = np.asarray(probabilities(outputs), np.float64)
+        before = state["remaining"][:, None]
+        answer = label * before + state["answer"] * (1 - before) if "answer" in state else label
+        remaining = np.asarray(outputs["halt"], np.float64) * state["remaining"]
         ordered = np.sort(answer, axis=-1)
         best, second = ordered[:, -1], ordered[:, -2]
         left = position.exits_left

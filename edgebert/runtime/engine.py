@@ -60,7 +60,7 @@ class _Rows:
     is_fused: bool = False
     wanted: Mask | None = None
     finished: Mask | None = None
-    owed: list[tuple[_Ready, Macs]] = field(default_factory=list)
+    owed: list[tuple[Step, Macs]] = field(default_factory=list)
 
     def keep(self, mask: Mask) -> None:
         """Lets the other rows go."""
@@ -84,53 +84,52 @@ class _Rows:
             What the graph gave; nothing for a step that was linked into the graph before it.
         """
         step = ready.step
+        ran = (step, self._cost(step, step.choice, chosen) if step.choice else step.macs)
         if chosen is None:
-            self.owed.append((ready, self._cost(step, step.choice) if step.choice else step.macs))
-            return {} if ready.graph is None else ready.graph.run(self.values, step.outputs)
-        self.settle()
-        places = self.places[chosen]
-        self._charge(places, step.macs)
-        if step.kind == "layer":
-            self.outcome.path[places, step.layer - 1] = True
-            if step.choice is not None:
-                self._charge(places, step.each, self.values[step.choice][chosen].sum(axis=1))
-        if ready.graph is None or step.graph is None:
+            self.owed.append(ran)
+        else:
+            self.settle()
+            self._write_down(self.places[chosen], [ran])
+        if ready.graph is None:
             return {}
-        self.outcome.calls.append(Call(step.graph, len(places), self.values["attention_mask"].shape[1]))
-        return ready.graph.run({name: self.values[name][chosen] for name in step.inputs}, step.outputs)
+        inputs = self.values if chosen is None else {name: self.values[name][chosen] for name in step.inputs}
+        return ready.graph.run(inputs, step.outputs)
 
-    def _cost(self, step: Step, choice: str) -> Macs:
-        """Returns what a step costs each living row, its optional pieces too if all rows run as many of them.
+    def _cost(self, step: Step, choice: str, chosen: Mask | None) -> Macs:
+        """Returns what a step costs each of the rows it runs on, its optional pieces too if all run as many of them.
 
         If not, each row is charged its own pieces at once.
         """
         if step.kind != "layer":  # it makes the choice
             return step.macs
-        pieces = self.values[choice].sum(axis=1)
+        places, every = self.places, self.values[choice]
+        if chosen is not None:
+            places, every = places[chosen], every[chosen]
+        pieces = every.sum(axis=1)
         if (pieces == pieces[0]).all():
             return total((step.macs, step.each.times(int(pieces[0]))))
-        self._charge(self.places, step.each, pieces)
+        self._charge(places, step.each, pieces)
         return step.macs
 
     def executed(self) -> NDArray[np.int64]:
         """Returns how many layers each living row has run, int64 [alive]."""
         path = self.outcome.path[self.places]
-        path[:, self._layers_owed()] = True
+        path[:, _layers(self.owed)] = True
         executed: NDArray[np.int64] = path.sum(axis=1)
         return executed
 
     def settle(self) -> None:
         """Writes down what the living rows have run since the last time; before any leaves or gets shorter."""
-        if not self.owed:
-            return
-        outcome, (rows, tokens) = self.outcome, self.values["attention_mask"].shape
-        self._charge(self.places, total(macs for _, macs in self.owed))
-        outcome.path[self.places[:, None], self._layers_owed()] = True
-        outcome.calls.extend(Call(graph, rows, tokens) for ready, _ in self.owed if (graph := ready.step.graph))
-        self.owed.clear()
+        if self.owed:
+            self._write_down(self.places, self.owed)
+            self.owed = []
 
-    def _layers_owed(self) -> list[int]:
-        return [ready.step.layer - 1 for ready, _ in self.owed if ready.step.kind == "layer"]
+    def _write_down(self, places: NDArray[np.int64], ran: Sequence[tuple[Step, Macs]]) -> None:
+        """Notes what steps cost rows, which layers these have run, and the session calls."""
+        tokens = self.values["attention_mask"].shape[1]
+        self._charge(places, total(macs for _, macs in ran))
+        self.outcome.path[places[:, None], _layers(ran)] = True
+        self.outcome.calls.extend(Call(graph, len(places), tokens) for step, _ in ran if (graph := step.graph))
 
     def _charge(self, places: NDArray[np.int64], macs: Macs, times: NDArray[np.int64] | int = 1) -> None:
         outcome = self.outcome
@@ -149,6 +148,11 @@ class _Rows:
         if stops.any():
             self.outcome.answer(self.places[stops], scores()[stops], layer)
             self.finished = stops if self.finished is None else self.finished | stops
+
+
+def _layers(ran: Sequence[tuple[Step, Macs]]) -> list[int]:
+    """Returns the layers among some steps, counted from 0."""
+    return [step.layer - 1 for step, _ in ran if step.kind == "layer"]
 
 
 class _Ready(NamedTuple):
