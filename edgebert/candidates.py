@@ -99,9 +99,14 @@ def subdivide(knob: str, settings: Sequence[Knobs], parts: int) -> list[Knobs]:
     return finer
 
 
+def keeps(metric: float, least: float) -> bool:
+    """Says whether a metric is at least another; a rounding error of either counts for nothing."""
+    return metric >= least - 1.0e-9
+
+
 def cheapest_that_keeps(candidates: Sequence[AnyCandidate], metric: float) -> AnyCandidate | None:
     """Returns the cheapest candidate with at least this metric, the first of equals; None where none has it."""
-    kept = [candidate for candidate in candidates if candidate.metric >= metric]
+    kept = [candidate for candidate in candidates if keeps(candidate.metric, metric)]
     return min(kept, key=lambda candidate: candidate.cost_ratio, default=None)
 
 

@@ -24,6 +24,7 @@ from edgebert.policies import (
     Policy,
     SelectPosition,
     Wanted,
+    rows_of,
 )
 
 
@@ -77,7 +78,9 @@ def follow(policy: Policy, decisions: Sequence[Decision], layers: int) -> Follow
     Raises:
         ConfigError: The rule reads none of the model's exits.
     """
-    trail = _Trail(policy, _rows(decisions[0].outputs), layers, sum(decision.kind == "exit" for decision in decisions))
+    trail = _Trail(
+        policy, rows_of(decisions[0].outputs), layers, sum(decision.kind == "exit" for decision in decisions)
+    )
     for number, decision in enumerate(decisions):
         trail.is_last = number == len(decisions) - 1
         getattr(trail, decision.kind)(decision)
@@ -261,25 +264,3 @@ def most_received(received: NDArray[Any], keep: NDArray[np.int64]) -> NDArray[np
     kept = np.zeros(received.shape, np.bool_)
     np.put_along_axis(kept, order, np.arange(received.shape[1]) < np.maximum(keep, 1)[:, None], axis=1)
     return kept & (received > -np.inf)
-
-
-def replay(
-    policy: Policy, exits: Sequence[Outputs], exit_layers: Sequence[int]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Follows a rule through the recorded exits of all rows.
-
-    Args:
-        policy: The rule.
-        exits: For each exit, in order, the outputs of every row.
-        exit_layers: The layer (from 1) of each exit.
-
-    Returns:
-        The scores each row stopped with, [rows, labels], and the layer it stopped after, int64 [rows].
-    """
-    decisions = [Decision("exit", layer, outputs) for outputs, layer in zip(exits, exit_layers, strict=True)]
-    followed = follow(policy, decisions, max(exit_layers))
-    return followed.scores, followed.exit_layer
-
-
-def _rows(outputs: Outputs) -> int:
-    return len(next(iter(outputs.values())))

@@ -166,7 +166,6 @@ def _measure_bundle(
     with how.open(path) as model:
         is_static = model.manifest.rule.policy == "never"
         for policy in ("default",) if is_static else policies:
-            model.set_policy(policy)
             model.set_policy(policy, **_knobs_for(model.bundle, policy, settings, len(policies)))
             measured.append(how.measure(model, path, policy))
         _add_agreement(measured, model, how)

@@ -19,7 +19,7 @@ from edgebert.decisions import Followed
 from edgebert.errors import BundleError, DataError, QualityError
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
-from edgebert.runtime.shaken import Shaken
+from edgebert.runtime.shaken import shaken_graphs
 from edgebert.text import Values
 
 FORMAT = "edgebert.samples/1"
@@ -99,7 +99,8 @@ def record_samples(bundle: Bundle, *, seed: int = 0) -> bytes:
     clear: dict[int, Sample] = {}
     other: dict[int, Sample] = {}
     with _opened(bundle) as model:
-        shaken = [_shake(model, seed) for seed in range(_DRAWS)]
+        margin = MARGINS[bundle.manifest.precision]
+        shaken = [model.with_graphs(shaken_graphs(model.graphs, seed, margin)) for seed in range(_DRAWS)]
         for number in range(_CANDIDATES):
             place = number % ROWS
             if place in clear:
@@ -169,11 +170,6 @@ def _opened(bundle: Bundle) -> EdgeModel:
     model = EdgeModel(bundle, threads=1, prepare=False)
     model.set_policy(bundle.manifest.rule.policy, **bundle.manifest.rule.knobs)
     return model
-
-
-def _shake(model: EdgeModel, seed: int) -> EdgeModel:
-    margin = MARGINS[model.manifest.precision]
-    return model.with_graphs({path: Shaken(graph, seed, margin) for path, graph in model.graphs.items()})
 
 
 def _row(rng: np.random.Generator, tokens: int, manifest: Manifest) -> Values:

@@ -48,6 +48,17 @@ def test_cheapest_that_keeps() -> None:
     assert cheapest_that_keeps(_candidates((0.1, math.nan)), 0.0) is None
 
 
+@pytest.mark.parametrize("right", range(21, 1501, 7))
+def test_a_loss_that_is_just_allowed_is_allowed(right: int) -> None:
+    """15 of 1,500 rows are one point, whatever floating point makes of the two shares."""
+    full, less = right / 1500, (right - 15) / 1500
+
+    kept = cheapest_that_keeps(_candidates((1.0, full), (0.5, less), (0.2, less - 1 / 1500)), full - 1.0 / 100)
+
+    assert kept is not None
+    assert kept.cost_ratio == 0.5
+
+
 def test_pareto_front() -> None:
     found = _candidates((0.9, 0.95), (0.5, 0.9), (0.6, 0.9), (0.5, 0.8), (0.2, 0.7), (1.0, 0.94))
 

@@ -204,11 +204,6 @@ class LateGraph:
         self._shelf.check(self)
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether it is loaded now."""
-        return self.loaded is not None
-
-    @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the values it reads; loads the graph."""
         return self.load().inputs

@@ -13,6 +13,11 @@ from edgebert.runtime.graphs import Graph
 from edgebert.text import Values
 
 
+def shaken_graphs(graphs: Mapping[str, Graph], seed: int, margin: float) -> dict[str, Graph]:
+    """Returns a model's graphs, each of them a little off; `EdgeModel.with_graphs` takes them."""
+    return {path: Shaken(graph, seed, margin) for path, graph in graphs.items()}
+
+
 class Shaken:
     """A graph whose floats, but for hidden states, are off by a margin, each up or down."""
 

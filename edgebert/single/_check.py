@@ -14,7 +14,7 @@ from edgebert.errors import QualityError
 from edgebert.runtime.model import EdgeModel
 from edgebert.runtime.results import Forward
 from edgebert.runtime.sessions import make_graph, make_options
-from edgebert.runtime.shaken import Shaken
+from edgebert.runtime.shaken import shaken_graphs
 from edgebert.verify import MARGIN, random_inputs
 
 _DRAWS = 4
@@ -55,10 +55,7 @@ def check_single(
     rng = np.random.default_rng(0)
     excused = 0
     with EdgeModel(bundle, policy=point, threads=1, session_options=_as_written()) as model:
-        shaken = [
-            model.with_graphs({path: Shaken(graph, seed, MARGIN) for path, graph in model.graphs.items()})
-            for seed in range(_DRAWS)
-        ]
+        shaken = [model.with_graphs(shaken_graphs(model.graphs, seed, MARGIN)) for seed in range(_DRAWS)]
         for number in range(samples):
             values = random_inputs(rng, 1, _MOST_TOKENS, bundle)
             expected = model.forward(**values)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgebert.bundle.manifest import OperatingPoint
-from edgebert.candidates import check_answers, check_comparable
+from edgebert.candidates import check_answers, check_comparable, keeps
 from edgebert.config import TrainConfig
 from edgebert.decisions import Followed, all_layers, spent_macs
 from edgebert.methods._program import AdaptiveModel, Batch, CompiledStep, LengthSearch
@@ -83,7 +83,7 @@ def choose_lengths(
     precision = " in bf16" if wants_bf16(train) else ""
     chosen_on = f"{len(rows)} rows of train{precision}; all tokens have {task.METRIC} {full_metric:.4f}"
     points = {f"{POLICY}_{round(100 * found.cost):02d}": _point(found, layers, chosen_on) for found in front}
-    kept = next(found for found in front if found.metric >= full_metric - train.max_drop_points / 100)
+    kept = next(found for found in front if keeps(found.metric, full_metric - train.max_drop_points / 100))
     return {"default": _point(kept, layers, chosen_on), **dict(reversed(points.items()))}
 
 

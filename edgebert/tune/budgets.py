@@ -132,8 +132,5 @@ def named_drops(config: TuneConfig) -> dict[str, float]:
 
 
 def within_drop(tried: Sequence[Trial], full: Trial, drop_points: float) -> Trial:
-    """Returns the cheapest setting that loses at most so much of full depth's metric, in hundredths; maybe full depth.
-
-    A rounding error of the metric counts for nothing.
-    """
-    return cheapest_that_keeps([full, *tried], full.metric - drop_points / 100 - 1e-9) or full
+    """Returns the cheapest setting that loses at most so much of full depth's metric, in hundredths, or that."""
+    return cheapest_that_keeps([full, *tried], full.metric - drop_points / 100) or full

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgebert.config import TrainConfig, decode
-from edgebert.decisions import replay
 from edgebert.encoders._blocks import Encoder
 from edgebert.errors import ConfigError
 from edgebert.methods import pabee
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.policies import make_policy
+from tests._replay import replay
 
 MakeEncoder = Callable[..., Encoder]
 

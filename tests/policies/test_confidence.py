@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import make_policy
+from tests._replay import replay
 
 # Largest probability of each row at the exits of layers 1, 2 and 3, and the label that has it.
 EXITS = [

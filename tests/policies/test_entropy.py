@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import make_policy
+from tests._replay import replay
 
 # Each row's largest probability at the exits of layers 1, 2 and 3.
 EXITS = [

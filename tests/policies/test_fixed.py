@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import ExitPosition, make_policy
+from tests._replay import replay
 
 EXITS = [{"probabilities": np.array([[p, 1 - p], [1 - p, p]])} for p in (0.9, 0.2, 0.6)]
 

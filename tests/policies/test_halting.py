@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebert.decisions import replay
 from edgebert.policies import Outputs, make_policy
+from tests._replay import replay
 
 Trajectory = tuple[NDArray[Any], NDArray[Any]]
 BOUNDS = ["paper", "tight"]

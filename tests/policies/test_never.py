@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from edgebert.decisions import replay
 from edgebert.policies import ExitPosition, Outputs, make_policy
+from tests._replay import replay
 
 EXITS: list[Outputs] = [
     {"probabilities": np.array([[0.9, 0.1], [1.0, 0.0]]), "halt": np.array([0.25, 0.0])},

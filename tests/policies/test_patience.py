@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import Outputs, make_policy
+from tests._replay import replay
 
 
 def _labels(*rows: str) -> list[Outputs]:

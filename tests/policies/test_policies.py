@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebert.decisions import replay
 from edgebert.errors import ConfigError
 from edgebert.policies import (
     ExitPosition,
@@ -15,6 +14,7 @@ from edgebert.policies import (
     own_scores,
     safe_log,
 )
+from tests._replay import replay
 
 EXITS: list[Outputs] = [
     {"probabilities": np.array([[0.6, 0.4], [0.3, 0.7]]), "halt": np.array([0.5, 0.5])},

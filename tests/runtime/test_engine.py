@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgebert.bundle import open_bundle
 from edgebert.checkpoint import load_checkpoint
-from edgebert.decisions import Decision, replay
+from edgebert.decisions import Decision
 from edgebert.methods._program import Batch
 from edgebert.methods._reference import run_reference
 from edgebert.policies import Outputs, make_policy
@@ -25,6 +25,7 @@ from edgebert.runtime.outcome import Outcome
 from edgebert.tasks.classification import softmax
 from edgebert.text import Encoded, TextEncoder
 from edgebert.verify import within_margin
+from tests._replay import replay
 
 LAYERS = (1, 2, 3)
 RULE: tuple[str, dict[str, Any]] = ("halting", {"slack": 0.0, "bound": "paper"})

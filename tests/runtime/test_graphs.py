@@ -78,7 +78,7 @@ def test_a_layer_that_is_rarely_needed_is_the_one_to_go() -> None:
 
     _run(fourth)
 
-    assert [layer.is_loaded for layer in (first, second, third, fourth)] == [True, True, False, True]
+    assert [layer.loaded is not None for layer in (first, second, third, fourth)] == [True, True, False, True]
 
 
 @given(
@@ -97,7 +97,7 @@ def test_the_budget_is_never_exceeded(sizes: list[int], turns: list[int], spare:
         assert shelf.use.loaded_mb <= budget / 1e6
 
     assert shelf.use.peak_mb <= budget / 1e6
-    assert shelf.use.loads - shelf.use.drops == sum(layer.is_loaded for layer in layers)
+    assert shelf.use.loads - shelf.use.drops == sum(layer.loaded is not None for layer in layers)
 
 
 def test_a_graph_that_alone_exceeds_the_budget_is_refused() -> None:
@@ -119,13 +119,13 @@ def test_a_graph_that_is_running_is_not_let_go() -> None:
         first = pool.submit(_run, busy)
         assert started.wait(30)
         second = pool.submit(_run, other)
-        assert busy.is_loaded
-        assert not other.is_loaded
+        assert busy.loaded is not None
+        assert other.loaded is None
         go_on.set()
         first.result(30)
         second.result(30)
 
-    assert other.is_loaded
+    assert other.loaded is not None
     assert shelf.use.peak_mb == pytest.approx(10e-6)
 
 
@@ -137,9 +137,9 @@ def test_closing_lets_graphs_go_those_that_run_afterwards_too() -> None:
 
     shelf.close()
 
-    assert not any(layer.is_loaded for layer in layers)
+    assert not any(layer.loaded is not None for layer in layers)
     _run(layers[0])
-    assert not layers[0].is_loaded
+    assert layers[0].loaded is None
     assert (shelf.use.loaded_mb, shelf.use.drops) == (0, 0)
 
 
@@ -154,7 +154,7 @@ def test_a_load_that_fails_leaves_no_trace() -> None:
     with pytest.raises(OSError, match="gone"):
         graph.load()
 
-    assert not graph.is_loaded
+    assert graph.loaded is None
     assert shelf.use.loaded_mb == 0
     assert shelf.use.loads == 0
 
@@ -191,7 +191,9 @@ def test_layers_that_no_text_needs_are_never_loaded(dact_bundle: Path) -> None:
         model.set_policy(layer=1)
         model(["a gripping film"])
 
-        loaded = {path for path, graph in model.graphs.items() if isinstance(graph, LateGraph) and graph.is_loaded}
+        loaded = {
+            path for path, graph in model.graphs.items() if isinstance(graph, LateGraph) and graph.loaded is not None
+        }
 
         assert len(model.graphs) > 3
         assert {path for path in loaded if "layer" in path} == {"graphs/layer_00.onnx"}

@@ -134,12 +134,12 @@ def test_a_late_graph_loads_once_when_it_is_first_run(plain_bundle: Path) -> Non
     graph = LateGraph(load)
     hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
     values = {"hidden": hidden, "attention_mask": np.ones((2, 5), np.int64)}
-    assert not graph.is_loaded
+    assert graph.loaded is None
 
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: graph.run(values, ("a", "b"))["b"], range(8)))
 
-    assert graph.is_loaded
+    assert graph.loaded is not None
     assert len(loads) == 1
     assert all(np.array_equal(made[0], other) for other in made)
 
@@ -151,7 +151,9 @@ def test_layers_in_two_forms_load_the_one_that_is_needed(
     export_model(save_tiny_checkpoint({"name": "tbert"}, points), tmp_path / "bundle")
 
     def loaded(model: EdgeModel) -> set[str]:
-        return {path for path, graph in model.graphs.items() if isinstance(graph, LateGraph) and graph.is_loaded}
+        return {
+            path for path, graph in model.graphs.items() if isinstance(graph, LateGraph) and graph.loaded is not None
+        }
 
     with EdgeModel.from_pretrained(tmp_path / "bundle") as model:
         late = {path for path, graph in model.graphs.items() if isinstance(graph, LateGraph)}
