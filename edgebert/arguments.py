@@ -75,9 +75,29 @@ def check_path(name: str, value: object, *, error: type[EdgeBertError] = DataErr
     return Path(value)
 
 
-def one_or_more(given: _NameOrPath | Sequence[_NameOrPath]) -> list[_NameOrPath]:
-    """Returns a list of names or paths; a single one is a list of it, not of its letters."""
-    return [given] if isinstance(given, str | Path) else list(given)
+def one_or_more(name: str, given: _NameOrPath | Sequence[_NameOrPath]) -> list[_NameOrPath]:
+    """Returns a list of names or paths; a single one is a list of it, not of its letters.
+
+    Raises:
+        ConfigError: It is none, nor a list of them.
+    """
+    values = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Sequence) else given
+    wrong = next((v for v in values if not isinstance(v, str | Path)), None) if isinstance(values, list) else given
+    if wrong is not None or not isinstance(values, list):
+        raise ConfigError(f"{name}: expected a name or a path, or a list of them, got {shown(wrong)}.")
+    return values
+
+
+def one_or_more_counts(name: str, given: int | Sequence[int]) -> list[int]:
+    """Returns a list of whole numbers of 1 or more; a single one is a list of it.
+
+    Raises:
+        ConfigError: It is neither, or empty.
+    """
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not values:
+        raise ConfigError(f"{name}: expected at least one whole number, got none.")
+    return [check_count(name, value) for value in values]
 
 
 def items_of(name: str, values: Iterable[_T]) -> Iterator[_T]:

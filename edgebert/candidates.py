@@ -38,15 +38,14 @@ AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 
 def check_comparable(task: Task, targets: NDArray[Any], where: str) -> None:
-    """Refuses texts on which no setting could be told from another, since the metric is defined on none.
+    """Refuses texts on which the metric is not defined, so that no setting could be told from another.
 
     Raises:
         DataError: The metric is a correlation, and all targets are equal.
     """
     if task.per_text is None and len(np.unique(targets)) < 2:
         raise DataError(
-            f"{where}: {task.METRIC} needs at least 2 different values to choose settings by, got 1 in {len(targets)} "
-            "rows; give more."
+            f"{where}: {task.METRIC} needs at least 2 different values, got 1 in {len(targets)} rows; give more."
         )
 
 

@@ -6,6 +6,7 @@ file, the key and what to write instead; `--set a.b=c` overrides one key.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,13 +81,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         _check(self.max_length >= 4, "max_length", "4 or more", self.max_length)
         _check(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
-        _check(
-            bool(self.stage_epochs) and min(self.stage_epochs) >= 0,
-            "stage_epochs",
-            "numbers of 0 or more",
-            self.stage_epochs,
-        )
-        _check(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
+        epochs = self.stage_epochs
+        _check(bool(epochs) and all(0 <= n < math.inf for n in epochs), "stage_epochs", "numbers of 0 or more", epochs)
+        for name in ("learning_rate", "head_learning_rate_factor"):
+            _check(0 < getattr(self, name) < math.inf, name, "a number of more than 0", getattr(self, name))
+        _check(0 <= self.weight_decay < math.inf, "weight_decay", "a number of 0 or more", self.weight_decay)
         _check(0 <= self.warmup_share <= 1, "warmup_share", "0 to 1", self.warmup_share)
         dropout = self.attention_dropout
         _check(dropout is None or 0 <= dropout < 1, "attention_dropout", "0 to less than 1", dropout)

@@ -19,6 +19,7 @@ import numpy as np
 from edgebert.arguments import check_path
 from edgebert.errors import ConfigError, DataError, suggestion
 from edgebert.hub import may_be_hub_id, similar
+from edgebert.printable import shown
 from edgebert.read import is_folder, reason_of
 from edgebert.tables import READERS, Row, hub_rows, kind_of, malformed, read_data
 
@@ -112,6 +113,8 @@ def read_examples(
         ConfigError: `columns` has an unknown field, or the source needs a split and none is given.
         MissingExtraError: A parquet file or a hub id, without the extra `hub`.
     """
+    if not isinstance(columns or {}, Mapping):
+        raise ConfigError(f"columns: expected a mapping such as {{'text': 'sentence'}}, got {shown(columns)}.")
     columns = dict(columns or {})
     for field in columns:
         if field not in FIELDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import msgspec
 
 from edgebert import registry
 from edgebert.bundle import open_bundle
+from edgebert.bundle.manifest import Manifest
 from edgebert.errors import BundleError
 from edgebert.host import host_facts
 from edgebert.output import markdown_table
+from edgebert.runtime.points import find_point
 from edgebert.runtime.prepared import cache_folder, usable_prepared
 from edgebert.runtime.sessions import provider_states
 from edgebert.tasks import load_task
 
 
 def describe_bundle(path: str | Path) -> dict[str, Any]:
-    """Returns a bundle's manifest as plain data, with its size, where it is prepared, and how each knob saves work.
+    """Returns a bundle's manifest as plain data, with its size, where it is prepared, and every policy's knobs.
 
     Raises:
         BundleError: The bundle is refused.
@@ -30,8 +33,21 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
     facts["size_mb"] = bundle.size_bytes / 1e6
     prepared = usable_prepared(bundle)
     facts["prepared"] = None if prepared is None else str(prepared.folder)
-    facts["knobs"] = {policy: registry.load("edgebert.policies", policy).CHEAPER for policy in manifest.policies}
+    facts["knobs"] = {policy: _knobs(manifest, policy) for policy in manifest.policies}
     return facts
+
+
+def _knobs(manifest: Manifest, policy: str) -> dict[str, dict[str, Any]]:
+    """Returns the knobs of a policy: what each is set to, None where it must be given, and which way saves work."""
+    module, set_to = registry.load("edgebert.policies", policy), find_point(manifest, policy).knobs
+    defaults = {field.name: field.default for field in msgspec.structs.fields(module.Config)}
+    return {
+        knob: {
+            "value": set_to.get(knob, None if default is msgspec.NODEFAULT else default),
+            "cheaper": module.CHEAPER.get(knob),
+        }
+        for knob, default in defaults.items()
+    }
 
 
 def describe_machine() -> dict[str, Any]:
@@ -88,11 +104,6 @@ def describe_text(facts: dict[str, Any]) -> str:
         )
         for step in facts["program"]
     ]
-    knobs = [
-        f"  --set {knob}=...  ({policy}; {way} is cheaper)"
-        for policy, ways in facts["knobs"].items()
-        for knob, way in ways.items()
-    ]
     return "\n".join(
         [
             f"{facts['bundle']}: {facts['method']} for {facts['task']}, {facts['precision']}, "
@@ -105,10 +116,26 @@ def describe_text(facts: dict[str, Any]) -> str:
             "",
             markdown_table(("operating point", "policy", "knobs", metric, "layers", "cost", "chosen on"), points),
             "",
-            *(["knobs:", *knobs, ""] if knobs else []),
+            "policies (--policy) and their knobs (--set):",
+            *(
+                f"  {policy}: {_knobs_text(knobs)}" if knobs else f"  {policy}"
+                for policy, knobs in facts["knobs"].items()
+            ),
+            "",
             markdown_table(("step", "layer", "graph", "inputs", "outputs"), program),
         ]
     )
+
+
+def _knobs_text(knobs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns knobs as `--set` takes them, each with which way is cheaper.
+
+    >>> _knobs_text({"slack": {"value": 0.0, "cheaper": "higher"}, "bound": {"value": "paper", "cheaper": None}})
+    'slack=0.0 (higher is cheaper), bound=paper'
+    """
+    ways = {knob: f" ({fact['cheaper']} is cheaper)" if fact["cheaper"] else "" for knob, fact in knobs.items()}
+    values = {knob: "..." if fact["value"] is None else fact["value"] for knob, fact in knobs.items()}
+    return ", ".join(f"{knob}={values[knob]}{ways[knob]}" for knob in knobs)
 
 
 def _quantization_lines(facts: dict[str, Any] | None) -> list[str]:

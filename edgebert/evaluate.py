@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import frontier, registry
-from edgebert.arguments import one_or_more
+from edgebert.arguments import check_count, one_or_more, one_or_more_counts
 from edgebert.bundle import Bundle
 from edgebert.bundle.manifest import Manifest, Quantization
+from edgebert.candidates import check_comparable
 from edgebert.data import Example, spread, texts_of
 from edgebert.deployment import add_deployment
 from edgebert.errors import ConfigError, DataError, require, suggestion
@@ -87,18 +88,23 @@ def evaluate_bundle(
         DataError: The data cannot be used.
     """
     reporter = reporter or Reporter()
-    bundles, data = one_or_more(bundles), one_or_more(data)
-    policies, against = one_or_more(policies), one_or_more(against)
+    bundles, data = one_or_more("bundles", bundles), one_or_more("data", data)
+    policies, against = one_or_more("policies", policies), one_or_more("against", against)
+    timed_texts, maps = check_count("timed_texts", timed_texts, least=0), check_count("maps", maps, least=0)
     counts = _thread_counts(threads, timed_texts)
+    if not data:
+        raise ConfigError("data: expected at least one source of labelled texts, got none.")
     for module in ("scipy.stats", "sklearn.metrics"):
         require(module, extra="eval", purpose="evaluation")
     task = _common_task(bundles, against)
     _check_rivals(against, bundles, task)
     _check_policies(bundles, policies)
     _check_settings(settings or {}, bundles, policies)
-    examples = [example for source in data for example in task.read(source, split=split, columns=columns)]
+    read = [(str(source), task.read(source, split=split, columns=columns)) for source in data]
+    examples = [example for _, part in read for example in part]
     if not examples:
         raise DataError(f"{', '.join(map(str, data))}: no examples.")
+    _check_targets(read, [*bundles, *_folders(against)], task)
     how = _How(examples, task, batch_size, max_length, counts[0], provider, maps, reporter)
     measured: list[Measured] = []
     yardsticks: dict[str, list[Measured]] = {STATIC_FRONTIER: [], FIXED_EXITS: []}
@@ -180,15 +186,27 @@ def _measure_bundle(
 
 def _thread_counts(threads: int | Sequence[int] | None, timed_texts: int) -> list[int | None]:
     """Returns the numbers of threads to use; None is what the process may use."""
-    counts: list[int | None] = list(threads) if isinstance(threads, Sequence) else [threads]
-    if timed_texts < 0:
-        raise ConfigError(f"timed_texts: expected 0 or more, got {timed_texts}.")
-    if not counts or any(count is not None and count < 1 for count in counts):
-        raise ConfigError(f"threads: expected numbers of 1 or more, got {threads}.")
+    if threads is None:
+        return [None]
+    counts = one_or_more_counts("threads", threads)
     if len(counts) > 1 and not timed_texts:
         got = ", ".join(map(str, counts))
         raise ConfigError(f"threads {got}: only times depend on them; say how many texts to time (--timed-texts 200).")
-    return counts
+    return list(counts)
+
+
+def _folders(against: Sequence[str]) -> list[str]:
+    """Returns the bundles among what is compared with."""
+    return [name for name in against if Path(name).is_dir()]
+
+
+def _check_targets(read: Sequence[tuple[str, Sequence[Example]]], bundles: Sequence[str | Path], task: Task) -> None:
+    """Refuses a label that a model cannot give, before anything is measured, and names the file it is in."""
+    for labels in {find_bundle(path).manifest.labels for path in bundles}:
+        for source, examples in read:
+            task.encode_targets(examples, labels, where=source)
+        targets = task.encode_targets([example for _, part in read for example in part], labels, where=read[0][0])
+        check_comparable(task, targets, ", ".join(source for source, _ in read))
 
 
 def _check_policies(bundles: Sequence[str | Path], policies: Sequence[str]) -> None:
@@ -210,7 +228,9 @@ def _check_settings(settings: Mapping[str, Any], bundles: Sequence[str | Path], 
     known = {knob for bundle in opened for policy in policies for knob in _knobs_of(bundle, policy, len(policies))}
     for knob in settings:
         if knob not in known:
-            raise ConfigError(f"unknown knob {knob!r} for these bundles and policies.{suggestion(knob, known)}")
+            others = {name for bundle in opened for name in bundle.manifest.policies if knob in knob_names(name)}
+            cure = f" It is one of {' and '.join(sorted(others))}: measure under that." if others else ""
+            raise ConfigError(f"unknown knob {knob!r} for these bundles and policies.{cure or suggestion(knob, known)}")
 
 
 def _knobs_for(bundle: Bundle, policy: str, settings: Mapping[str, Any], n_policies: int) -> dict[str, Any]:
@@ -237,7 +257,7 @@ def _common_task(bundles: Sequence[str | Path], against: Sequence[str]) -> Task:
     """Returns the one task of all bundles and rivals."""
     if not bundles:
         raise ConfigError("evaluation: expected at least one bundle, got none.")
-    paths = [*bundles, *(name for name in against if Path(name).is_dir())]
+    paths = [*bundles, *_folders(against)]
     tasks = {find_bundle(path).manifest.task: str(path) for path in paths}
     if len(tasks) > 1:
         got = " and ".join(f"{task} ({path})" for task, path in tasks.items())

@@ -23,7 +23,7 @@ def _tokens(row: Row) -> str:
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("bundle", _number("bundle", "{}")),
-    ("policy", _number("policy", "{}")),
+    ("policy", lambda row: row["policy"] if row["rule"] == row["policy"] else f"{row['policy']}: {row['rule']}"),
     ("knobs", lambda row: _knobs(row) or "-"),
     ("precision", _number("precision", "{}")),
     ("threads", _number("threads", "{}")),

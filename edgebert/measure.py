@@ -120,7 +120,7 @@ def measure(
         "provider": model.provider,
         "threads": model.threads,
         "batch": batch_size,
-        "max_length": max_length or manifest.encoder.max_length,
+        "max_length": min(max_length or manifest.encoder.max_length, manifest.encoder.max_length),
         "seed": manifest.provenance.seed,
         "n": len(examples),
         **({} if correct is None else {"n_correct": int(correct.sum())}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,22 @@ class Window(Encoded):
     max_answer_tokens: int
 
 
+def is_pair(texts: object) -> bool:
+    """Says whether what was given is one pair of texts, a tuple of two strings, rather than a list of texts."""
+    return isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)
+
+
+def texts_in(texts: Iterable[Text]) -> Iterator[Text]:
+    """Returns an iterator over several texts or pairs.
+
+    Raises:
+        DataError: It is one text or one pair, which would pass for two texts, or no collection of an order of its own.
+    """
+    if is_pair(texts):
+        raise DataError("texts: expected a list, got one pair; write [(a, b)] for the pair, or [a, b] for two texts.")
+    return items_of("texts", texts)
+
+
 class TextEncoder:
     """A tokenizer with the model's limits."""
 
@@ -121,7 +137,7 @@ class TextEncoder:
                 `max_length` has no room for a token.
         """
         limit, room = self._room(max_length, at_least=1)
-        cleaned = [_clean(text, number) for number, text in enumerate(items_of("texts", texts), first)]
+        cleaned = [_clean(text, number) for number, text in enumerate(texts_in(texts), first)]
         with self._lock:
             self._tokenizer.no_truncation()
             enough = [
@@ -164,7 +180,7 @@ class TextEncoder:
         limit, room = self._room(max_length, at_least=2)
         max_question_tokens = min(max_question_tokens, room // 2)
         overlap_tokens = min(overlap_tokens, (room - max_question_tokens) // 2)
-        cleaned = [_clean_pair(pair, number) for number, pair in enumerate(items_of("texts", questions), first)]
+        cleaned = [_clean_pair(pair, number) for number, pair in enumerate(texts_in(questions), first)]
         with self._lock:
             self._tokenizer.no_truncation()
             asked = [self._cut(question, max_question_tokens) for question, _ in cleaned]

@@ -6,10 +6,8 @@ python examples/train_and_export.py DATA CHECKPOINT BUNDLE [section.key=value ..
 import sys
 from pathlib import Path
 
-from edgebert import export_model
-from edgebert.config import read_config
+from edgebert import export_model, read_config, train_model
 from edgebert.output import ConsoleReporter
-from edgebert.training import train_model
 
 data, checkpoint, bundle, *settings = sys.argv[1:]
 path = Path(__file__).parent.parent / "export_configs" / "dact_bert_sst2.yaml"

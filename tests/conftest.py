@@ -316,7 +316,7 @@ def token_bundle(tmp_path_factory: pytest.TempPathFactory, save_tiny_checkpoint:
 @pytest.fixture(scope="session")
 def width_bundle(tmp_path_factory: pytest.TempPathFactory, save_tiny_checkpoint: Callable[..., Path]) -> Path:
     """A `tbert` bundle of which half the heads and blocks run."""
-    points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5})}
+    points = {"default": OperatingPoint(policy="width", knobs={"width": 0.5, "exact_budget": False})}
     checkpoint = save_tiny_checkpoint({"name": "tbert"}, points)
     return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "widths").path
 

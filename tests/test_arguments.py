@@ -4,7 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebert.arguments import check_count, check_name, check_path, check_positive, items_of, one_or_more
+from edgebert.arguments import (
+    check_count,
+    check_name,
+    check_path,
+    check_positive,
+    items_of,
+    one_or_more,
+    one_or_more_counts,
+)
 from edgebert.errors import ConfigError, DataError
 
 
@@ -70,4 +78,21 @@ def test_items_of_refuses(values: Any) -> None:
     [("a/b", ["a/b"]), (Path("a"), [Path("a")]), (("a", "b"), ["a", "b"]), ((), [])],
 )
 def test_one_or_more(given: Any, expected: list[Any]) -> None:
-    assert one_or_more(given) == expected
+    assert one_or_more("data", given) == expected
+
+
+@pytest.mark.parametrize(("given", "wrong"), [(3, "int 3"), (["a", 3], "int 3"), ({"a": 1}, "dict"), (None, "None")])
+def test_one_or_more_refuses(given: Any, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data: expected a name or a path, or a list of them, got {wrong}"):
+        one_or_more("data", given)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(2, [2]), ([1, np.int64(2)], [1, 2]), ((3,), [3])])
+def test_one_or_more_counts(given: Any, expected: list[int]) -> None:
+    assert one_or_more_counts("threads", given) == expected
+
+
+@pytest.mark.parametrize("given", ["2", [], [0], 0, None, [1.5]])
+def test_one_or_more_counts_refuses(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^threads: expected "):
+        one_or_more_counts("threads", given)

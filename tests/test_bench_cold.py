@@ -115,8 +115,8 @@ def test_cold_of_a_damaged_bundle(plain_bundle: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"against": "uncompacted"}, "uncompacted starts as the bundle itself does"),
-        ({"repeats": 0}, "expected whole numbers of 1 or more"),
-        ({"threads": ()}, "expected whole numbers of 1 or more"),
+        ({"repeats": 0}, "repeats: expected 1 or more, got 0"),
+        ({"threads": ()}, "threads: expected at least one whole number"),
         ({"against": "torhc"}, "Did you mean 'torch'?"),
         ({"reference": "x"}, "name one with --against"),
     ],

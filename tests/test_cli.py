@@ -198,7 +198,7 @@ def test_run_long_text_says_truncated(invoke: Invoke, dact_bundle: Path) -> None
 
     assert code == 0
     assert json.loads(out)["truncated"] is True
-    assert "1 texts were cut to 48 tokens" in err
+    assert "1 text was cut: the model takes 48 tokens" in err
 
 
 def test_run_stdin(dact_bundle: Path) -> None:
@@ -263,7 +263,8 @@ def test_info_shows_knobs(invoke: Invoke, dact_bundle: Path) -> None:
     code, out, _ = invoke("info", dact_bundle)
 
     assert code == 0
-    assert "--set threshold=...  (confidence; lower is cheaper)" in out
+    assert "  confidence: threshold=0.75 (lower is cheaper)\n  fixed: layer=... (lower is cheaper)\n  never\n" in out
+    assert "  halting: slack=0.0 (higher is cheaper), bound=paper\n" in out
     assert "graphs/layer_00.onnx" in out
 
 
@@ -272,7 +273,8 @@ def test_info_json(invoke: Invoke, dact_bundle: Path) -> None:
 
     facts = json.loads(out)
     assert facts["method"] == "dact_bert"
-    assert facts["knobs"]["halting"] == {"slack": "higher"}
+    assert facts["knobs"]["halting"]["slack"] == {"value": 0.0, "cheaper": "higher"}
+    assert facts["knobs"]["halting"]["bound"] == {"value": "paper", "cheaper": None}
 
 
 def test_info_says_what_points_were_chosen_on(invoke: Invoke, dact_bundle: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def test_read_config_refused(path: Path, text: str, message: str) -> None:
         "stage_epochs: []",
         "stage_epochs: [-1]",
         "learning_rate: 0.0",
+        "head_learning_rate_factor: -1.0",
+        "weight_decay: -0.1",
         "warmup_share: 1.5",
         "tuning_rows: 0",
         "max_drop_points: -0.5",
@@ -188,3 +191,18 @@ def test_parse_setting_values(text: str, expected: tuple[str, Any]) -> None:
 def test_parse_setting_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--set "):
         parse_setting(text)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stage_epochs": (math.inf,)},
+        {"stage_epochs": (1.0, math.nan)},
+        {"learning_rate": math.inf},
+        {"head_learning_rate_factor": math.nan},
+        {"weight_decay": math.nan},
+    ],
+)
+def test_train_config_not_finite(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(values))}: expected "):
+        TrainConfig(**values)

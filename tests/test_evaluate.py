@@ -238,8 +238,8 @@ def test_evaluate_times_every_bundle_policy_and_number_of_threads(
     ("threads", "timed_texts", "message"),
     [
         ([1, 2], 0, "threads 1, 2: only times depend on them; say how many texts to time (--timed-texts 200)."),
-        ([0], 0, "threads: expected numbers of 1 or more, got [0]."),
-        ([], 5, "threads: expected numbers of 1 or more, got []."),
+        ([0], 0, "threads: expected 1 or more, got 0."),
+        ([], 5, "threads: expected at least one whole number, got none."),
         (1, -1, "timed_texts: expected 0 or more, got -1."),
     ],
 )
@@ -345,6 +345,61 @@ def _called_quantized(source: Path, target: Path) -> Path:
         graphs={},
     )
     return derive(open_bundle(source), target, changes={"quantization": facts, "precision": "int8"}).path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": "2"}, "threads: expected a whole number of 1 or more, got str '2'."),
+        ({"timed_texts": "2"}, "timed_texts: expected a whole number of 0 or more, got str '2'."),
+        ({"maps": -1}, "maps: expected 0 or more, got -1."),
+        ({"policies": 3}, "policies: expected a name or a path, or a list of them, got int 3."),
+        ({"against": [3]}, "against: expected a name or a path, or a list of them, got int 3."),
+        ({"data": 3}, "data: expected a name or a path, or a list of them, got int 3."),
+        ({"data": []}, "data: expected at least one source of labelled texts, got none."),
+        ({"columns": "text=text"}, "columns: expected a mapping such as {'text': 'sentence'}, got str 'text=text'."),
+    ],
+)
+def test_evaluate_refuses_what_is_no_option(
+    plain_bundle: Path, sentiment_data: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        evaluate_bundle(plain_bundle, **{"data": sentiment_data / "test.tsv", **options})
+
+    assert str(raised.value) == message
+
+
+def test_evaluate_names_the_file_of_a_label_the_model_has_not(
+    plain_bundle: Path, sentiment_data: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.tsv"
+    bad.write_text("text\tlabel\na film\tpositive\na film\tpositif\n")
+
+    with pytest.raises(DataError) as raised:
+        evaluate_bundle(plain_bundle, [sentiment_data / "test.tsv", bad])
+
+    assert str(raised.value) == (
+        f"{bad}: example 2: expected one of the model's labels negative, positive, got 'positif'; correct it, or train "
+        "a model with it. Did you mean 'positive'?"
+    )
+
+
+def test_evaluate_says_how_long_texts_were_at_most(plain_bundle: Path, sentiment_data: Path) -> None:
+    rows = [
+        evaluate_bundle(plain_bundle, sentiment_data / "test.tsv", max_length=length)["rows"][0]["max_length"]
+        for length in (99999, 16, None)
+    ]
+
+    assert rows == [48, 16, 48]
+
+
+def test_evaluate_says_whose_a_knob_is(dact_bundle: Path, sentiment_data: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        evaluate_bundle(
+            dact_bundle, sentiment_data / "test.tsv", policies=["default", "never"], settings={"threshold": 0.5}
+        )
+
+    assert str(raised.value).endswith("It is one of confidence: measure under that.")
 
 
 def test_evaluate_takes_one_of_each(dact_bundle: Path, sentiment_data: Path) -> None:

@@ -43,6 +43,8 @@ LIGHT = [name for name in MODULES if not f"{name}.".startswith(tuple(f"edgebert.
 
 def test_all_is_exactly_what_is_public() -> None:
     assert sorted(edgebert.__all__) == [
+        "Answer",
+        "EdgeBertError",
         "EdgeModel",
         "Prediction",
         "__version__",
@@ -51,7 +53,10 @@ def test_all_is_exactly_what_is_public() -> None:
         "export_model",
         "export_single",
         "quantize_bundle",
+        "read_config",
+        "train_model",
         "tune_bundle",
+        "verify_bundle",
         "write_report",
     ]
     assert dir(edgebert) == sorted(edgebert.__all__)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgebert.arguments import one_or_more
-from edgebert.bench._cases import DEFAULT_LENGTHS, make_cases, make_ladders, read_data
+from edgebert.arguments import check_count, one_or_more, one_or_more_counts
+from edgebert.bench._cases import make_cases, make_ladders, read_data
 from edgebert.bench._rows import make_fit, make_ratio, make_row
 from edgebert.bench._sides import add_rivals, bundle_sides
 from edgebert.data import Example, texts_of
@@ -67,9 +67,9 @@ def bench_bundles(
     columns: Mapping[str, str] | None = None,
     policy: str = "default",
     settings: Mapping[str, Any] | None = None,
-    threads: Sequence[int] = (1,),
-    batches: Sequence[int] = (1,),
-    lengths: Sequence[int] | None = None,
+    threads: int | Sequence[int] = (1,),
+    batches: int | Sequence[int] = (1,),
+    lengths: int | Sequence[int] | None = None,
     against: str | Path | Sequence[str | Path] | None = None,
     against_batch: int | None = None,
     against_policy: str = "default",
@@ -132,15 +132,15 @@ def bench_bundles(
         MissingExtraError: A rival's package is not installed.
         EdgeBertError: A side's process died.
     """
-    bundles = one_or_more(bundles)
-    _check(
-        threads=threads, batches=batches, lengths=lengths or DEFAULT_LENGTHS, repeats=[repeats], max_texts=[max_texts]
-    )
+    bundles = one_or_more("bundles", bundles)
+    threads, batches = one_or_more_counts("threads", threads), one_or_more_counts("batches", batches)
+    lengths = one_or_more_counts("lengths", lengths) if lengths is not None else None
+    repeats, max_texts = check_count("repeats", repeats), check_count("max_texts", max_texts)
     _check_scenario(data, scenario, [*batches, *([] if against_batch is None else [against_batch])])
     _check_lengths(data, max_length, per_layer, lengths=lengths, columns=columns)
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}), compact=compact)
     sides = bundle_sides(bundles, spec)
-    rivals = one_or_more(against or ())
+    rivals = one_or_more("against", against or ())
     pairs = add_rivals(sides, [str(rival) for rival in rivals], against_batch, against_policy, reference)
     examples = read_data(sides, data, columns, max_texts)
     sides = [replace(side, spec=_with_calibration(side.spec, examples, max_length)) for side in sides]
@@ -149,7 +149,7 @@ def bench_bundles(
     labelled = examples if all(example.is_labelled for example in examples) else ()
     for side in sides if labelled else ():  # before anything is timed, not after
         manifest = side.bundle.manifest
-        load_task(manifest.task).encode_targets(labelled, manifest.labels, where=side.label)
+        load_task(manifest.task).encode_targets(labelled, manifest.labels, where=str(data))
     plan = _Plan(
         sides=sides,
         pairs=pairs,
@@ -204,13 +204,6 @@ def _time_steps(records: Sequence[Record], repeats: int, advance: Advance) -> No
         for _ in range(repeats):
             record.steps.append(record.process.time_steps(record.prepared.case))
             advance(1, record.side.label)
-
-
-def _check(**options: Sequence[int]) -> None:
-    for name, values in options.items():
-        if not values or min(values) < 1:
-            got = ", ".join(map(str, values)) or "nothing"
-            raise ConfigError(f"{name}: expected whole numbers of 1 or more, got {got}.")
 
 
 def _check_scenario(data: str | Path | None, scenario: str, batches: Sequence[int]) -> None:

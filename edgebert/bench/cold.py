@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgebert.arguments import one_or_more
+from edgebert.arguments import check_count, one_or_more, one_or_more_counts
 from edgebert.bench._cases import check_tokenizers, read_data
 from edgebert.bench._rows import compare
 from edgebert.bench._sides import add_rivals, bundle_sides
@@ -109,13 +109,12 @@ def bench_cold(
         MissingExtraError: A rival's package is not installed.
         EdgeBertError: A process died.
     """
-    if repeats < 1 or min(threads, default=0) < 1:
-        raise ConfigError("repeats and threads: expected whole numbers of 1 or more.")
-    rivals = [against] if isinstance(against, str | Path) else against or []
+    threads, repeats = one_or_more_counts("threads", threads), check_count("repeats", repeats)
+    rivals = one_or_more("against", against or ())
     if _NO_START in map(str, rivals):
         raise ConfigError(f"--cold: {_NO_START} starts as the bundle itself does; leave it out.")
     spec = Spec(side="bundle", bundle="", provider=provider, policy=policy, knobs=dict(settings or {}))
-    sides = bundle_sides(one_or_more(bundles), spec)
+    sides = bundle_sides(one_or_more("bundles", bundles), spec)
     pairs = add_rivals(sides, [str(rival) for rival in rivals], None, against_policy, reference)
     check_tokenizers(sides, cure="--cold answers one")
     examples = read_data(sides, data, columns, 1)

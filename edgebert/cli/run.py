@@ -74,4 +74,6 @@ def command(
         use = model.memory
         click.echo(f"note: graphs held {use.peak_mb:.1f} MB at most, and were loaded {use.loads} times", err=True)
     if truncated:
-        click.echo(f"note: {truncated} texts were cut to {model.manifest.encoder.max_length} tokens", err=True)
+        what = "text" if model.task.ASKED == "texts" else "question"  # of a passage nothing is cut: it takes windows
+        many = f"1 {what} was" if truncated == 1 else f"{truncated} {what}s were"
+        click.echo(f"note: {many} cut: the model takes {model.manifest.encoder.max_length} tokens", err=True)

@@ -66,7 +66,7 @@ def quantize_bundle(
         QualityError: The drop is not met, or a graph would not run in integers; nothing is published.
         EdgeBertError: The bundle cannot be written; what was there is untouched.
     """
-    reporter, evaluation = reporter or Reporter(), one_or_more(evaluation)
+    reporter, evaluation = reporter or Reporter(), one_or_more("evaluation", evaluation)
     opened = open_bundle(source)
     check_target(Path(bundle), force=force, kind="bundle", sources=[source])
     settings = _settings(opened, settings, overrides or {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +24,11 @@ from edgebert.report._results import read_results
 from edgebert.write import check_file, check_folder, write_files
 
 _SVG_WIDTH = 680
-_CLIP = re.compile(r"\bclip(\d+)\b")
+_NUMBERED = re.compile(r"\b(clip|gradient_)(\d+)\b")
 
 
 def write_report(
-    results: str | Path | Sequence[str | Path],
+    results: str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]],
     output: str | Path,
     *,
     svg: str | Path | None = None,
@@ -38,7 +38,8 @@ def write_report(
     """Writes the pictures of results as one HTML file, which opens without a network.
 
     Args:
-        results: Files that `edgebert eval --json` and `edgebert bench --json` printed, or one.
+        results: Files that `edgebert eval --json` and `edgebert bench --json` printed, what `evaluate_bundle` and
+            `bench_bundles` returned, or one of them.
         output: The HTML file to write.
         svg: A folder for the same charts as SVG files; None writes none.
         force: Replace files that are there.
@@ -53,15 +54,16 @@ def write_report(
         EdgeBertError: A file cannot be written, or is there already.
         MissingExtraError: altair or vl-convert is not installed.
     """
-    results = one_or_more(results)
+    given = [results] if isinstance(results, str | Path | Mapping) else results
+    files = [result for result in given if not isinstance(result, Mapping)]
     target, folder = Path(output), None if svg is None else Path(svg)
     pictures = sorted((registry.load(__name__, name) for name in registry.names(__name__)), key=lambda one: one.PLACE)
-    check_file(target, force=force, sources=results)
+    check_file(target, force=force, sources=one_or_more("results", files))
     if folder is not None:
-        check_folder(folder, [_svg_name(picture) for picture in pictures], force=force, sources=results)
+        check_folder(folder, [_svg_name(picture) for picture in pictures], force=force, sources=files)
     load_altair()
     load_converter()
-    read = read_results(results)
+    read = read_results(given)
     drawn = [(picture, picture.chart(read)) for picture in pictures]
     specs = {picture: specification(chart) for picture, chart in drawn if chart is not None}
     shown = [
@@ -74,11 +76,11 @@ def write_report(
         )
         for picture in pictures
     ]
-    files: dict[Path, str | bytes] = {target: page(read, shown)}
+    made: dict[Path, str | bytes] = {target: page(read, shown)}
     if folder is not None:
-        files.update({folder / _svg_name(picture): _svg(spec) for picture, spec in specs.items()})
+        made.update({folder / _svg_name(picture): _svg(spec) for picture, spec in specs.items()})
     with _made(folder):
-        write_files(files, force=force)
+        write_files(made, force=force)
     (reporter or Reporter()).say(f"{target}: {len(specs)} charts, {target.stat().st_size / 1e6:.2f} MB")
     return target
 
@@ -107,6 +109,6 @@ def _svg_name(picture: ModuleType) -> str:
 def _svg(spec: dict[str, Any]) -> str:
     width = {"width": _SVG_WIDTH} if spec.get("width") == "container" else {}
     svg: str = load_converter().vegalite_to_svg(json.dumps({**spec, **width}), allowed_base_urls=[])
-    # The converter numbers clipping paths over all the charts it ever drew; the same chart is to give the same bytes.
-    numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(_CLIP.findall(svg)), start=1)}
-    return _CLIP.sub(lambda match: match[0].replace(match[1], numbers[match[1]]), svg)
+    # The converter numbers these over all the charts it ever drew; the same chart is to give the same bytes.
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(_NUMBERED.findall(svg)), start=1)}
+    return _NUMBERED.sub(lambda match: f"{match[1]}{numbers[match.groups()]}", svg)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from edgebert.errors import DataError, suggestion
+from edgebert.output import json_text
 from edgebert.read import read_file
 
 EVALUATED, TIMED = "edgebert.eval/1", "edgebert.bench/1"
@@ -54,7 +55,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     method: str
     policy: str
-    knobs: dict[str, float | int | str | None] = {}
+    knobs: dict[str, bool | float | int | str | None] = {}
     precision: str
     threads: int
     mean_layers: float
@@ -221,40 +222,53 @@ class Results:
         return [row for row in self._own if row.p50_ms is not None]
 
 
-def read_results(paths: Sequence[str | Path]) -> Results:
-    """Reads result files.
+def read_results(results: Sequence[str | Path | Mapping[str, Any]]) -> Results:
+    """Reads result files, and results as they were returned.
 
     Raises:
         DataError: A file cannot be read, is not JSON, is no result of eval or bench, or lacks a field.
     """
-    if not paths:
+    if not results:
         raise DataError("report: expected at least one result file, got none.")
     evaluated: list[Evaluated] = []
     timed: list[Timed] = []
     ratios: list[Ratio] = []
     hosts: dict[str, Host] = {}
-    for path in paths:
-        result = _read(Path(path))
-        hosts[str(path)] = result.host
+    sources = [f"result {number}" if isinstance(r, Mapping) else str(r) for number, r in enumerate(results, 1)]
+    for source, given in zip(sources, results, strict=True):
+        data = _json(given, source) if isinstance(given, Mapping) else _file(Path(given))
+        result = _read(data, source)
+        hosts[source] = result.host
         if isinstance(result, _Evaluation):
-            data = " + ".join(PurePath(name).name for name in result.data) or "its data"
-            evaluated += [msgspec.structs.replace(row, data=data, processor=result.host.cpu) for row in result.rows]
+            names = " + ".join(PurePath(name).name for name in result.data) or "its data"
+            evaluated += [msgspec.structs.replace(row, data=names, processor=result.host.cpu) for row in result.rows]
         else:
             timed += result.rows
             ratios += result.ratios
     if not evaluated and not timed:
-        raise DataError(f"{', '.join(map(str, paths))}: no rows to show.")
-    names = _short_names({row.bundle for row in [*evaluated, *timed]})
+        raise DataError(f"{', '.join(sources)}: no rows to show.")
+    short = _short_names({row.bundle for row in [*evaluated, *timed]})
     return Results(
-        evaluated=_labelled(evaluated, names),
-        timed=_labelled(timed, names),
-        ratios=[_renamed(ratio, names) for ratio in ratios],
+        evaluated=_labelled(evaluated, short),
+        timed=_labelled(timed, short),
+        ratios=[_renamed(ratio, short) for ratio in ratios],
         hosts=hosts,
     )
 
 
-def _read(path: Path) -> _Evaluation | _Bench:
-    data = read_file(path, largest_bytes=_LARGEST_BYTES, error=DataError)
+def _file(path: Path) -> bytes:
+    return read_file(path, largest_bytes=_LARGEST_BYTES, error=DataError)
+
+
+def _json(result: Mapping[str, Any], source: str) -> str:
+    """Returns a result as the command line would have printed it."""
+    try:
+        return json_text(result)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: expected what evaluate_bundle or bench_bundles returned, got {error}.") from error
+
+
+def _read(data: bytes | str, path: str) -> _Evaluation | _Bench:
     try:
         result = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
         json.dumps(result, ensure_ascii=False).encode()

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgebert.arguments import check_path
 from edgebert.bundle import Bundle, open_bundle
 from edgebert.errors import BundleError, require
+from edgebert.hub import may_be_hub_id
 from edgebert.read import is_folder
 
 
@@ -23,9 +24,7 @@ def find_bundle(path: str | Path) -> Bundle:
 
 def _is_hub_id(path: str | Path) -> bool:
     """Says whether a text that names no folder looks like `owner/name` rather than a mistyped path."""
-    text = str(path)
-    looks_like_one = text.count("/") == 1 and text[0] not in "./~" and not Path(text).parent.exists()
-    return isinstance(path, str) and not Path(text).exists() and looks_like_one
+    return isinstance(path, str) and path.count("/") == 1 and may_be_hub_id(path)
 
 
 def _download(hub_id: str) -> Path:

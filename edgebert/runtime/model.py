@@ -18,7 +18,7 @@ from edgebert.runtime.forks import Origin
 from edgebert.runtime.program import Program
 from edgebert.runtime.results import Answer, Cost, Prediction, answer_of, costs_of, prediction_of
 from edgebert.tasks import Asked, Candidate
-from edgebert.text import Encoded, Text
+from edgebert.text import Encoded, Text, is_pair, texts_in
 
 _T = TypeVar("_T")
 
@@ -77,7 +77,7 @@ class EdgeModel(Program):
             EdgeBertError: The bundle has no tokenizer, or the model is closed.
         """
         self.check_asked("texts")
-        if isinstance(texts, str) or (isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
+        if isinstance(texts, str) or is_pair(texts):
             return self._predict([texts], top_k, batch_size, max_length)[0]
         return self._predict(texts, top_k, batch_size, max_length, show_progress=show_progress)
 
@@ -133,7 +133,9 @@ class EdgeModel(Program):
         top_k = check_count("top_k", top_k)
         questions = [question] if isinstance(question, str) else list(items_of("question", question))
         contexts = [context] * len(questions) if isinstance(context, str) else list(items_of("context", context))
-        if len(questions) != len(contexts) or (isinstance(question, str) and not isinstance(context, str)):
+        if isinstance(question, str) and not isinstance(context, str):
+            raise DataError("context: expected one text for one question, got a list; give a list of questions too.")
+        if len(questions) != len(contexts):
             raise DataError(f"answer: expected a passage for each of {len(questions)} questions, got {len(contexts)}.")
         pairs = list(zip(questions, contexts, strict=True))
         answers = [
@@ -179,7 +181,7 @@ class EdgeModel(Program):
 
     def _tokenized(self, texts: Iterable[Text], window: int, max_length: int | None) -> Iterator[Sequence[Encoded]]:
         """Gives the rows of one window of texts after the other, the next of them being made meanwhile."""
-        windows = zip(_windows(items_of("texts", texts), window), itertools.count(0, window), strict=False)
+        windows = zip(_windows(texts_in(texts), window), itertools.count(0, window), strict=False)
         if window == 1:
             yield from (self.encode(texts, max_length=max_length, first=first) for texts, first in windows)
             return

@@ -62,6 +62,7 @@ def make_point(manifest: Manifest, point: OperatingPoint, knobs: Mapping[str, An
     """
     rule = manifest.rule
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in knobs.items()}
-    point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **given})
+    if given:  # what was measured is no longer so
+        point = OperatingPoint(policy=point.policy, knobs={**point.knobs, **given})
     policy = make_policy(point.policy, point.knobs, exit_layers=manifest.exit_layers, rule=(rule.policy, rule.knobs))
     return policy, point

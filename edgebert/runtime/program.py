@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex, TypeVar
 
+import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -174,8 +175,9 @@ class Program:
 
     @property
     def policy(self) -> OperatingPoint:
-        """The policy in use, with its knobs."""
-        return self._rule[1]
+        """The policy in use, with its knobs, and what is known of them if nothing was set on top; a copy."""
+        point = self._rule[1]
+        return msgspec.structs.replace(point, knobs=dict(point.knobs))
 
     def set_policy(self, name: str | None = None, **knobs: float | int | str | None) -> None:
         """Changes when rows stop; calls and streams already under way keep the old policy.
@@ -189,7 +191,7 @@ class Program:
             ConfigError: A name is unknown, a value makes no sense, or several policies have the knobs.
         """
         with inside_model(), self._setting_rule:
-            point = self.policy if name is None else find_point(self.manifest, name, where=str(self.bundle.path))
+            point = self._rule[1] if name is None else find_point(self.manifest, name, where=str(self.bundle.path))
             if name in (None, "default") and not set(knobs) <= set(knob_names(point.policy)):
                 point = find_point(self.manifest, policy_with(self.manifest, knobs))
             self._rule = make_point(self.manifest, point, knobs)

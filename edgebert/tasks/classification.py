@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,11 +89,22 @@ def encode_targets(examples: Sequence[Example], labels: Sequence[str], *, where:
     for number, example in enumerate(examples, start=1):
         if example.label not in indices:
             got = "no label" if example.label is None else repr(example.label)
+            near = _near(example.label or "", labels)
             raise DataError(
-                f"{where}: example {number}: expected one of the model's labels {', '.join(labels)}, "
-                f"got {got}; correct it, or train a model with it."
+                f"{where}: example {number}: expected one of the model's labels {_some(labels)}, got {got}; "
+                f"correct it, or train a model with it.{near}"
             )
     return np.array([indices[example.label] for example in examples if example.label is not None], dtype=np.int64)
+
+
+def _some(labels: Sequence[str], most: int = 8) -> str:
+    left = len(labels) - most
+    return f"{', '.join(labels[:most])} and {left} more" if left > 0 else ", ".join(labels)
+
+
+def _near(label: str, labels: Sequence[str]) -> str:
+    near = difflib.get_close_matches(label, labels, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

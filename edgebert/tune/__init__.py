@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgebert import registry
-from edgebert.arguments import one_or_more
+from edgebert.arguments import check_name, one_or_more
 from edgebert.bundle import CONFIG_NAME, Bundle
 from edgebert.bundle.manifest import SINGLE_NAME, OperatingPoint
 from edgebert.bundle.publish import check_target
@@ -23,9 +23,10 @@ from edgebert.derive import derive, say_unsigned
 from edgebert.errors import ConfigError, require, suggestion
 from edgebert.host import host_facts
 from edgebert.output import Reporter, markdown_table
+from edgebert.printable import shown
 from edgebert.runtime.hub import find_bundle
 from edgebert.runtime.model import EdgeModel
-from edgebert.tasks import load_task
+from edgebert.tasks import Task, load_task
 from edgebert.tune.budgets import Budget, named_drops, read_budget
 from edgebert.tune.choices import Choice, choose_by_budget, choose_by_drop, choose_with_guarantee
 from edgebert.tune.data import read_texts
@@ -101,16 +102,19 @@ def tune_bundle(
         QualityError: No setting meets the budget; names the nearest. Nothing is written.
     """
     reporter = reporter or Reporter()
-    policies = None if policies is None else one_or_more(policies)
+    policies = None if policies is None else one_or_more("policies", policies)
     opened = find_bundle(bundle)
     task = load_task(opened.manifest.task)
-    wanted = read_budget(budget) if budget is not None else None
+    wanted = read_budget(check_name("budget", budget)) if budget is not None else None
     if guarantee is None and (procedure != "learn_then_test" or risk is not None):
         raise ConfigError("procedure and risk: belong to a guarantee; give one (--guarantee 0.02,0.1).")
     if guarantee is not None:
+        if not isinstance(guarantee, tuple | list) or len(guarantee) != 2:
+            raise ConfigError(f"guarantee: expected two numbers (EPS, DELTA), got {shown(guarantee)}.")
         check_guarantee(*guarantee, procedure, risk, task)
         require("scipy.stats", extra="eval", purpose="a guarantee")
     config = settings or _settings_of(opened)
+    name = None if name is None else check_name("name", name)
     names = _names(opened, wanted, guarantee is not None, name, default, config)
     place = _target(opened, bundle, target, force=force)
     needs_labels = guarantee is None or risk == "metric_drop"
@@ -124,10 +128,13 @@ def tune_bundle(
         elif wanted is not None:
             chosen = {names[0]: choose_by_budget(trials, policies, wanted, config, stopwatch)}
         else:
+            _say_few(len(texts.examples), task, config, reporter)
             chosen = choose_by_drop(trials, policies, config)
         stopwatch.take(list({id(t): t for t in [trials.full, *(choice.trial for choice in chosen.values())]}.values()))
         made_on = {"threads": model.threads, "provider": model.provider}
-    where = texts.name if max_length is None else f"{texts.name}, cut to {max_length} tokens"
+    limit = opened.manifest.encoder.max_length
+    longest = limit if max_length is None else min(max_length, limit)
+    where = texts.name if longest == limit else f"{texts.name}, cut to {longest} tokens"
     if texts.targets is not None:
         where += f"; full depth has {task.METRIC} {trials.full.metric:.4f}"
     points = {name: _point(choice, where, stopwatch) for name, choice in chosen.items()}
@@ -151,7 +158,7 @@ def tune_bundle(
         "data": str(data),
         "chosen_on": where,
         "n": len(texts.examples),
-        "max_length": max_length or manifest.encoder.max_length,
+        "max_length": longest,
         **made_on,
         "timed_texts": stopwatch.texts,
         "full": describe.row(trials.full),
@@ -168,6 +175,15 @@ def tune_bundle(
         "candidates": describe.rows(trials.tried),
         "tests": [test for choice in chosen.values() for test in choice.tests],
     }
+
+
+def _say_few(texts: int, task: Task, config: TuneConfig, reporter: Reporter) -> None:
+    """Says where a point may lose less than one text's worth of the metric, so that hardly anything can be told."""
+    one, least = 100 / texts, min(named_drops(config).values())
+    if task.per_text is not None and one > least > 0:
+        reporter.say(
+            f"{texts} texts are few: one of them is {one:.2g} points, and a point may lose {least:g}; give more"
+        )
 
 
 def tuning_table(result: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edgebert import registry
-from edgebert.errors import EdgeBertError, MissingExtraError
+from edgebert.errors import DataError, EdgeBertError, MissingExtraError
 from edgebert.report import _page, write_report
 from edgebert.report._page import Picture, page
 from edgebert.report._results import Host, read_results
@@ -130,6 +130,23 @@ def test_same_results_give_the_same_page(written: Path, result_files: list[Path]
     again = write_report(result_files, tmp_path / "report.html")
 
     assert again.read_bytes() == written.read_bytes()
+
+
+def test_results_are_taken_as_they_were_returned(written: Path, result_files: list[Path], tmp_path: Path) -> None:
+    returned = [json.loads(path.read_text(encoding="utf-8")) for path in result_files]
+
+    made = write_report(returned, tmp_path / "report.html", svg=tmp_path / "charts")
+
+    charts = {path.name: path.read_bytes() for path in (written.parent / "charts").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "charts").iterdir()} == charts
+    assert "result 1" in made.read_text(encoding="utf-8")
+    write_report(returned[0], tmp_path / "one.html")
+
+
+@pytest.mark.parametrize("given", [{"rows": []}, {"schema": object()}])
+def test_what_is_no_result_is_refused(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"^result 1: expected "):
+        write_report(given, tmp_path / "report.html")
 
 
 def test_same_results_give_the_same_charts(result_files: list[Path], tmp_path: Path) -> None:

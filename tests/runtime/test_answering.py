@@ -240,7 +240,7 @@ def test_questions_given_to_a_classifier_refused(plain_bundle: Path) -> None:
 def test_answer_refused(model: EdgeModel) -> None:
     with pytest.raises(DataError, match=r"^answer: expected a passage for each of 2 questions, got 1\.$"):
         model.answer(["a ?", "b ?"], ["x"])
-    with pytest.raises(DataError, match=r"^answer: expected a passage for each of 1 questions, got 1\.$"):
+    with pytest.raises(DataError, match=r"^context: expected one text for one question, got a list"):
         model.answer("a ?", ["x"])
     with pytest.raises(ConfigError, match=r"^top_k: expected 1 or more, got 0\.$"):
         model.answer("a ?", "x", top_k=0)

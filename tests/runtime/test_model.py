@@ -109,6 +109,12 @@ def test_call_text_of_the_full_length_is_not_truncated(model: EdgeModel) -> None
     assert (result.tokens, result.truncated) == (48, False)
 
 
+@pytest.mark.parametrize("name", ["predict", "predict_proba", "stream", "encode"])
+def test_one_pair_does_not_pass_for_two_texts(model: EdgeModel, name: str) -> None:
+    with pytest.raises(DataError, match=r"^texts: expected a list, got one pair; write \[\(a, b\)\] for the pair"):
+        list(getattr(model, name)(("a good film", "a bad film")))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -350,6 +356,24 @@ def test_set_policy_knob_keeps_the_other_knobs(model: EdgeModel) -> None:
     model.set_policy(slack=0.4)
 
     assert model.policy.knobs == {"slack": 0.4, "bound": "tight"}
+
+
+def test_policy_says_what_was_measured_until_a_knob_is_set(dact_bundle: Path, tmp_path: Path) -> None:
+    point = OperatingPoint(policy="confidence", knobs={"threshold": 0.9}, chosen_on="train, 40 rows", metric=0.87)
+    points = {**open_bundle(dact_bundle).manifest.operating_points, "quick": point}
+    derive(open_bundle(dact_bundle), tmp_path / "bundle", changes={"operating_points": points})
+
+    with EdgeModel.from_pretrained(tmp_path / "bundle", policy="quick", threads=1) as model:
+        assert model.policy == point
+        model.set_policy(threshold=0.9)
+        assert model.policy == OperatingPoint(policy="confidence", knobs={"threshold": 0.9})
+
+
+def test_policy_is_a_copy(model: EdgeModel) -> None:
+    model.policy.knobs["slack"] = 9.0
+
+    assert model.policy.knobs == {"slack": 0.0, "bound": "paper"}
+    assert model.manifest.operating_points["default"].knobs == {"slack": 0.0, "bound": "paper"}
 
 
 def test_set_policy_takes_numbers_of_numpy(dact_bundle: Path) -> None:

@@ -125,7 +125,7 @@ def test_points_of_a_model_that_answers_nan_are_refused(setting: Setting) -> Non
 def test_points_of_values_that_are_all_equal_are_refused(setting: Setting) -> None:
     rows = Rows(setting.rows.encoded[:3], np.full(3, 2.5), setting.rows.text)
 
-    with pytest.raises(DataError, match="pearson needs at least 2 different values to choose settings by, got 1 in 3"):
+    with pytest.raises(DataError, match="pearson needs at least 2 different values, got 1 in 3"):
         choose_operating_points(
             setting.model,
             setting.model.steps(),

@@ -635,8 +635,42 @@ def test_values_that_are_all_equal_are_refused(save_tiny_checkpoint: Callable[..
     bundle = export_model(checkpoint, tmp_path / "bundle").path
     (tmp_path / "one.tsv").write_text("text\tlabel\na film\t3.5\n")
 
-    with pytest.raises(DataError, match="pearson needs at least 2 different values to choose settings by, got 1 in 1"):
+    with pytest.raises(DataError, match="pearson needs at least 2 different values, got 1 in 1"):
         tune_bundle(bundle, tmp_path / "one.tsv", settings=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guarantee": (0.1,)}, "guarantee: expected two numbers (EPS, DELTA), got tuple (0.1,)."),
+        ({"guarantee": "0.1,0.1"}, "guarantee: expected two numbers (EPS, DELTA), got str '0.1,0.1'."),
+        ({"budget": 0.5}, "budget: expected a name, got float 0.5."),
+        ({"budget": "flops=0.5", "name": 3}, "name: expected a name, got int 3."),
+    ],
+)
+def test_what_is_no_option_is_refused(source: Path, data: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        tune_bundle(source, data, settings=QUICK, **options)
+
+    assert str(raised.value).replace("got tuple.", "got tuple (0.1,).") == message
+
+
+def test_few_texts_are_said_to_be(source: Path, data: Path, tmp_path: Path) -> None:
+    class Heard(Reporter):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    heard = Heard()
+
+    result = tune_bundle(source, data, target=tmp_path / "tuned", settings=QUICK, max_length=999, reporter=heard)
+
+    assert result["n"] < 500
+    assert [said for said in heard.said if said.startswith(f"{result['n']} texts are few: one of them is ")]
+    assert result["max_length"] == 48
+    assert "cut to" not in result["chosen_on"]
 
 
 def test_what_was_tuned_takes_no_part_in_the_order_of_a_guarantee(
