@@ -201,6 +201,8 @@ class _Work:
         read = [task.read(source, split=split, columns=columns) for source in sources]
         if not any(read):
             raise DataError(f"{', '.join(map(str, sources))}: no examples.")
+        for source, examples in zip(sources, read, strict=True):
+            task.encode_targets(examples, self.bundle.manifest.labels, where=str(source))
         names = (name_of(source, examples, split=split) for source, examples in zip(sources, read, strict=True))
         self.evaluation = f"{'; '.join(names)} under {find_point(self.bundle.manifest, 'default').policy}"
         return [example for examples in read for example in examples]

@@ -83,7 +83,8 @@ def _settings(
 ) -> Any:
     scheme = "per_channel" if recipe.per_channel else "per_tensor"
     types: dict[str, Any] = {node.op_type: _FLOAT for node in kept if node.op_type not in _QUANTIZED}
-    names = {node.name: _FLOAT for node in kept if node.op_type in _QUANTIZED}
+    # It makes a MatMul of a Gemm first, and gives that another name.
+    names = {node.name + end: _FLOAT for node in kept if node.op_type in _QUANTIZED for end in ("", "_MatMul")}
     options: dict[str, Any] = {"recipes": {"graph_optimization_level": "DISABLE_ALL"}}
     if recipe.mode == "weight-only":
         kind = "sym" if symmetric else "asym"
